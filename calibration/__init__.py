@@ -1,0 +1,1 @@
+"""Quantization: recipes, calibration samples, gates."""

@@ -1,0 +1,1 @@
+"""Trainer, datasets, evaluation and the way from a checkpoint to a bundle."""

@@ -1,0 +1,101 @@
+"""What every dataset gives: queries, galleries, labels, pictures, and the protocol that ranks them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from cir_rt.errors import DataError
+from cir_rt.pictures import SUFFIXES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a dataset is scored. Reports state all of it, since numbers differ by these rules."""
+
+    name: str
+    gallery: str  # which pictures are ranked, in words
+    keep_reference: bool
+    captions: str  # how several annotators' captions become one query
+    ks: tuple[int, ...]
+    mean_of: tuple[int, ...]
+
+    def __str__(self) -> str:
+        kept = "kept" if self.keep_reference else "removed"
+        return f"{self.name}: gallery {self.gallery}; reference {kept}; captions {self.captions}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """One composed query. Any of `targets` is a right answer; `group` names its gallery."""
+
+    reference: str
+    captions: tuple[str, ...]
+    targets: tuple[str, ...]
+    group: str
+
+    @property
+    def text(self) -> str:
+        """The annotators' captions as one sentence, "a and b"."""
+        return " and ".join(c.strip().strip(".") for c in self.captions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The queries of one split, with the pictures that each group of them ranks."""
+
+    name: str
+    protocol: Protocol
+    queries: tuple[Query, ...]
+    galleries: Mapping[str, tuple[str, ...]]  # group -> picture ids
+
+    @cached_property
+    def pictures(self) -> tuple[str, ...]:
+        """Every picture of the split once: galleries first, then references outside them."""
+        ids = [i for gallery in self.galleries.values() for i in gallery]
+        return tuple(dict.fromkeys([*ids, *(q.reference for q in self.queries)]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset folder behind one face; `formats` recognises and reads it."""
+
+    name: str
+    folder: Path
+    splits: Mapping[str, Mapping[str, Split]]  # split -> protocol -> Split; first protocol is default
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # id -> descriptive phrases
+
+    def split(self, name: str, protocol: str | None = None) -> Split:
+        """Return a split under one protocol. Raises DataError naming those that exist."""
+        if name not in self.splits:
+            known = ", ".join(self.splits)
+            raise DataError(f"{self.folder} has no split '{name}'. It has: {known}.")
+        protocols = self.splits[name]
+        key = protocol or next(iter(protocols))
+        if key not in protocols:
+            raise DataError(f"{self.name} has no protocol '{key}'. It has: {', '.join(protocols)}.")
+        return protocols[key]
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """Pictures by id: the path below images/ without suffix."""
+        root = self.folder / "images"
+        return {
+            p.relative_to(root).with_suffix("").as_posix(): p
+            for p in sorted(root.rglob("*"))
+            if p.suffix.lower() in SUFFIXES
+        }
+
+    def paths(self, ids: Iterable[str]) -> list[Path]:
+        """Return the pictures' files. Raises DataError with one list of all that are missing."""
+        ids = list(ids)
+        missing = sorted({i for i in ids if i not in self._files})
+        if missing:
+            shown = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
+            raise DataError(
+                f"{len(missing)} of {len(set(ids))} pictures are missing below "
+                f"{self.folder / 'images'}: {shown}"
+            )
+        return [self._files[i] for i in ids]

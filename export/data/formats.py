@@ -1,0 +1,58 @@
+"""Dataset folders, recognised by their content."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from cir_rt.errors import DataError
+from cir_rt.export.data.dataset import Dataset
+
+# format -> (what the folder must hold, module that reads it)
+FORMATS = {
+    "fashioniq": ("captions/cap.*.*.json", "cir_rt.export.data.fashioniq"),
+    "triplets": ("gallery.*.txt", "cir_rt.export.data.triplets"),
+}
+
+
+def open_dataset(folder: str | Path) -> Dataset:
+    """Read a dataset folder. Raises DataError where no known layout is found."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Expected a dataset folder.")
+    for pattern, module in FORMATS.values():
+        if any(folder.glob(pattern)):
+            return importlib.import_module(module).read(folder)
+    wanted = "; ".join(f"{name}: {pattern}" for name, (pattern, _) in FORMATS.items())
+    raise DataError(f"{folder}: no dataset is recognised here. Expected one of: {wanted}.")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises DataError that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error}).") from error
+
+
+def read_labels(path: Path) -> dict[str, tuple[str, ...]]:
+    """Read labels.csv as {id: (attributes, title)}.
+
+    Every column but `id` and `title` joins the attribute phrase, in column order; empty phrases
+    are left out. A missing file is an empty table.
+    """
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if rows and "id" not in rows[0]:
+        raise DataError(f"{path}: has no column 'id'. It has: {', '.join(rows[0])}.")
+    labels = {}
+    for row in rows:
+        values = [v for k, v in row.items() if k not in ("id", "title") and v]
+        phrases = (" ".join(values), row.get("title") or "")
+        labels[row["id"]] = tuple(p for p in phrases if p.strip())
+    return labels

@@ -1,0 +1,1 @@
+"""The reference PyTorch models."""

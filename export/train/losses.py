@@ -1,0 +1,39 @@
+"""Losses of composed retrieval."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def contrastive(logits: Tensor, positives: Tensor, right: Tensor) -> Tensor:
+    """Symmetric InfoNCE of queries against a pool in which several answers may be right.
+
+    `logits` (n, m) are scaled similarities, `positives` (n,) each row's chosen column, `right`
+    (n, m) marks every column that is a right answer. Right answers other than the chosen one
+    leave the sum, so that they are neither pulled nor pushed.
+    """
+    rows = torch.arange(len(positives), device=logits.device)
+    chosen = torch.zeros_like(right)
+    chosen[rows, positives] = True
+    forward = F.cross_entropy(logits.masked_fill(right & ~chosen, -torch.inf), positives)
+    columns = logits[:, positives].T  # (n, n): [i, j] = query j against i's answer
+    also_right = right[:, positives].T.clone()
+    also_right[rows, rows] = False
+    backward = F.cross_entropy(columns.masked_fill(also_right, -torch.inf), rows)
+    return (forward + backward) / 2
+
+
+def weight_targets(v: Tensor, u: Tensor, y: Tensor, temperature: float) -> Tensor:
+    """Return which modality lies nearer to the target: softmax([cos(v, y), cos(u, y)] / T), (n, 2).
+
+    The target is known in training, so it teaches the gate; no gradient flows through.
+    """
+    with torch.no_grad():
+        return torch.stack([(v * y).sum(-1), (u * y).sum(-1)], -1).div(temperature).softmax(-1)
+
+
+def weighting(targets: Tensor, weights: Tensor) -> Tensor:
+    """Mean KL(targets || weights) over (n, 2) distributions."""
+    return F.kl_div(weights.clamp(min=1e-8).log(), targets, reduction="batchmean")

@@ -1,0 +1,46 @@
+"""Training recipes as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cir_rt.export.checkpoint import TowerSpec
+from cir_rt.preprocess import Preprocess
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progressive:
+    """Stage 3 of the progressive system: composed queries, with a title loss beside them.
+
+    Loss terms: retrieval + `weighting` * KL(self-supervised weights || gate) + `titles` * NCE
+    between pictures and their descriptive phrases.
+    """
+
+    image: TowerSpec = field(
+        default_factory=lambda: TowerSpec(
+            kind="conv", settings={"stem": 32, "widths": [64, 128, 224], "dropout": 0.1}
+        )
+    )
+    text: TowerSpec = field(default_factory=lambda: TowerSpec(kind="transformer"))
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    dim: int = 256
+    vocabulary: int = 2000  # word pieces learnt from the captions and labels
+    context: int = 48
+
+    epochs: int = 60
+    pictures: int = 256  # a batch's pictures; its queries are those that stay within them
+    queries: int = 512  # at most so many of a batch's queries
+    learning_rate: float = 1.5e-3
+    tower_learning_rate: float = 1e-5  # for towers that start from a checkpoint
+    weight_decay: float = 0.05
+    warmup: float = 0.05  # share of the run
+
+    titles: float = 1.0
+    weighting: float = 1.0
+    weighting_temperature: float = 0.1
+    augment: Mapping[str, Any] = field(default_factory=dict)  # settings of augment.Augment
+
+
+RECIPES = {"progressive": Progressive}

@@ -1,0 +1,86 @@
+"""From a dataset folder to a checkpoint folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from cir_rt.export.checkpoint import CALIBRATION, TOKENIZER, ModelConfig, TowerSpec, open_checkpoint
+from cir_rt.export.data.dataset import Dataset
+from cir_rt.export.models.build import CirModel, load_model, save_model
+from cir_rt.export.samples import write_samples
+from cir_rt.export.train.examples import read_examples, texts_of
+from cir_rt.export.train.recipes import Progressive
+from cir_rt.export.train.trainer import Step, Trainer
+from cir_rt.export.train.vocabulary import learn
+from cir_rt.text import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training run leaves."""
+
+    folder: Path
+    epochs: int
+    parameters: dict[str, int]  # image, text, compose
+
+
+def train(
+    dataset: Dataset,
+    out: Path,
+    recipe: Progressive,
+    *,
+    init: Path | None = None,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Callable[[Step], None] | None = None,
+) -> Trained:
+    """Train on the dataset's train split and write the checkpoint folder `out`.
+
+    `init` is a checkpoint whose model goes on. Raises DataError where pictures are missing.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    split = dataset.split("train")
+    if init:
+        checkpoint = open_checkpoint(init)
+        model, vocabulary = load_model(checkpoint), init / TOKENIZER
+    else:
+        vocabulary = out / TOKENIZER
+        size = learn(texts_of(dataset, split), recipe.vocabulary, vocabulary)
+        model = CirModel(_fresh_config(recipe, size))
+    config = model.config
+    tokenizer = Tokenizer(vocabulary, context=config.context, pad_id=config.pad_id)
+    examples = read_examples(dataset, split, config.preprocess, tokenizer)
+    trainer = Trainer(
+        model, examples, recipe, device=device, seed=seed, pretrained=init is not None
+    )
+    begun = trainer.run(epochs=epochs, minutes=minutes, progress=progress)
+    save_model(model, vocabulary, out)
+    side = round(1.25 * config.preprocess.size)
+    write_samples(dataset, split, out / CALIBRATION, side=side, seed=seed)
+    parts = {"image": model.image, "text": model.text, "compose": model.compose}
+    counts = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()}
+    return Trained(folder=out, epochs=begun, parameters=counts)
+
+
+def _fresh_config(recipe: Progressive, vocabulary: int) -> ModelConfig:
+    shared = {"dim": recipe.dim}
+    words = {"vocabulary": vocabulary, "context": recipe.context, **shared}
+    image = replace(recipe.image, settings={**recipe.image.settings, **shared})
+    text = TowerSpec(kind=recipe.text.kind, settings={**recipe.text.settings, **words})
+    return ModelConfig(
+        dim=recipe.dim,
+        image=image,
+        text=text,
+        context=recipe.context,
+        preprocess=recipe.preprocess,
+    )

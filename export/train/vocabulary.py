@@ -1,0 +1,30 @@
+"""Word pieces learnt from a dataset's own captions and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+
+def learn(texts: Iterable[str], size: int, path: Path) -> int:
+    """Train lower-cased byte-level BPE of at most `size` pieces; return the size reached.
+
+    Bytes are the alphabet, so that no text is unknown; piece 0 is the padding.
+    """
+    pieces = Tokenizer(models.BPE())
+    pieces.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    pieces.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=3,
+        special_tokens=["[PAD]"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    pieces.train_from_iterator(texts, trainer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pieces.save(str(path))
+    return pieces.get_vocab_size()

@@ -1,0 +1,1 @@
+"""CUDA kernels, their numpy oracles and wrappers."""

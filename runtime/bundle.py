@@ -1,0 +1,225 @@
+"""The bundle: engines for one target, and the manifest that vouches for every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cir_rt.config import from_dict, to_dict
+from cir_rt.engines.protocol import TensorSpec
+from cir_rt.errors import BundleError, ConfigError, EngineMismatch, StorageFull
+from cir_rt.machine import EXACT_INT8, instruction_set
+from cir_rt.preprocess import Preprocess
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+REBUILD = "Rebuild it here:  cir-rt build-engine MODEL --out BUNDLE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextInput:
+    """How a role's text becomes token ids."""
+
+    tokenizer: str  # file in the bundle
+    context: int
+    pad_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """One part of the query's way: an engine, or the small weights of a composition."""
+
+    system: str
+    file: str
+    precision: str = "fp32"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    preprocess: Preprocess | None = None
+    text: TextInput | None = None
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the engines were built for."""
+
+    backend: str
+    device: str
+    instruction_set: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprints:
+    """Hashes of weights and preprocessing: a gallery belongs to a model, not to one bundle."""
+
+    vectors: str
+    tokens: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFact:
+    """A file's checksum and size."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything that a bundle says of itself."""
+
+    format: int = FORMAT
+    target: Target
+    dim: int
+    fingerprints: Fingerprints
+    roles: Mapping[str, Role]
+    versions: Mapping[str, str]
+    quality: Mapping[str, Any]  # recall and cosine before and after, latency
+    files: Mapping[str, FileFact] = field(default_factory=dict)
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """Return each engine's precision by role."""
+        return {name: role.precision for name, role in self.roles.items() if role.inputs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """An opened bundle; every file has been held against its checksum."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """Return a file of the bundle."""
+        return self.folder / name
+
+    def role(self, name: str) -> Role:
+        """Return a role. Raises BundleError naming those that the bundle has."""
+        roles = self.manifest.roles
+        if name not in roles:
+            raise BundleError(f"{self.folder} has no '{name}'. It has: {', '.join(roles)}.")
+        return roles[name]
+
+
+def is_bundle(folder: Path) -> bool:
+    """Tell whether the folder looks like a bundle."""
+    return (folder / MANIFEST).exists()
+
+
+def open_bundle(folder: str | Path) -> Bundle:
+    """Open and verify a bundle.
+
+    Raises BundleError for a missing or altered file or another format version, EngineMismatch
+    where this machine cannot run it rightly.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    for fault in faults(folder, manifest):
+        raise BundleError(f"{fault} {REBUILD}")
+    _check_target(folder, manifest)
+    return Bundle(folder=folder, manifest=manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Parse manifest.json without touching the other files. Raises BundleError."""
+    path = folder / MANIFEST
+    if not path.exists():
+        raise BundleError(
+            f"{folder}: not a bundle, {MANIFEST} is missing. "
+            "Expected the folder that `cir-rt build-engine … --out` wrote."
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}: not readable ({error!r}). {REBUILD}") from error
+    if version != FORMAT:
+        raise BundleError(
+            f"{folder}: bundle of format {version}; this cir-rt reads format {FORMAT}. {REBUILD}"
+        )
+    try:
+        return from_dict(Manifest, values, MANIFEST)
+    except ConfigError as error:
+        raise BundleError(f"{path}: {error} {REBUILD}") from error
+
+
+def faults(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with the bundle's files: missing, or not what the manifest says."""
+    for name, fact in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            yield f"{path}: missing."
+        elif path.stat().st_size != fact.size_bytes:
+            yield f"{path}: {path.stat().st_size} bytes, expected {fact.size_bytes}."
+        elif sha256(path) != fact.sha256:
+            yield f"{path}: altered, its sha256 is not the manifest's."
+
+
+def _check_target(folder: Path, manifest: Manifest) -> None:
+    target, here = manifest.target, instruction_set()
+    exact = target.instruction_set in EXACT_INT8
+    if "int8" in manifest.precisions.values() and exact and here not in EXACT_INT8:
+        raise EngineMismatch(
+            f"{folder}: INT8 engines built for {target.instruction_set}; this machine has {here}, "
+            f"where their products saturate. {REBUILD}"
+        )
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `folder` that takes its place when the block ends well.
+
+    Raises StorageFull where the disk is; a bundle that stood there before stays until then.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (is_bundle(folder) or not any(folder.iterdir())):
+        raise BundleError(f"{folder}: exists and is not a bundle. Choose another --out.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        old = temporary.with_suffix(".old")
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if error.errno == 28:  # ENOSPC
+            raise StorageFull(f"{folder.parent}: the disk is full; nothing was changed.") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> Manifest:
+    """Write manifest.json with the facts of every file below the folder; return it complete."""
+    files = {
+        path.relative_to(folder).as_posix(): FileFact(
+            sha256=sha256(path), size_bytes=path.stat().st_size
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    values = {**to_dict(manifest), "files": {k: to_dict(v) for k, v in files.items()}}
+    (folder / MANIFEST).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return from_dict(Manifest, values, MANIFEST)

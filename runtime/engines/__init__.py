@@ -1,0 +1,5 @@
+"""Inference engines behind one protocol."""
+
+from cir_rt.engines.protocol import Engine, TensorSpec
+
+__all__ = ["Engine", "TensorSpec"]

@@ -1,0 +1,179 @@
+"""From picture files to a gallery's items: decode, thumbnail, encode, add."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from cir_rt.errors import DataError, PictureError
+from cir_rt.gallery.store import Gallery, Item
+from cir_rt.pictures import SUFFIXES, load
+from cir_rt.preprocess import Preprocess
+
+THUMBNAIL_SIDE = 256
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One picture to index."""
+
+    id: str
+    path: Path
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexReport:
+    """What became of the sources."""
+
+    added: int
+    updated: int
+    unchanged: int
+    unreadable: tuple[tuple[str, str], ...]  # (id, reason)
+
+
+class PictureEncoder(Protocol):
+    """What indexing needs of an encoder."""
+
+    preprocess: Preprocess
+
+    def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Return unit vectors (n, dim) of (n, 3, size, size) float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    source: Source
+    pixels: np.ndarray  # (size, size, 3) uint8
+    thumbnail: bytes
+    source_hash: str
+
+
+def find_pictures(folders: Sequence[Path], metadata: Path | None = None) -> list[Source]:
+    """List pictures below the folders; the id is the path below its folder without suffix.
+
+    `metadata` is a CSV or JSONL table: a row belongs to a picture by its `id`, and names its file
+    (below the first folder that holds it) where it has a `file`. Raises DataError.
+    """
+    rows = _read_metadata(metadata) if metadata else {}
+    named = {str(row["file"]): key for key, row in rows.items() if row.get("file")}
+    sources: dict[str, Source] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder. Expected a folder of pictures.")
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() not in SUFFIXES or not path.is_file():
+                continue
+            below = path.relative_to(folder)
+            key = named.get(below.as_posix(), below.with_suffix("").as_posix())
+            if key in sources:
+                raise DataError(
+                    f"{path} and {sources[key].path} have the same id '{key}'. "
+                    "Rename one, or give ids with --metadata."
+                )
+            kept = {k: v for k, v in rows.get(key, {}).items() if k not in ("id", "file")}
+            sources[key] = Source(id=key, path=path, metadata=kept)
+    return list(sources.values())
+
+
+def index_pictures(
+    encoder: PictureEncoder,
+    gallery: Gallery,
+    sources: Sequence[Source],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> IndexReport:
+    """Add what is new or changed; a batch is confirmed before the next one is encoded."""
+    added = updated = unchanged = done = 0
+    unreadable: list[tuple[str, str]] = []
+    with ThreadPoolExecutor() as pool:
+        for batch in _chunks(sources, BATCH):
+            stored = gallery.source_hashes([s.id for s in batch])
+            results = list(pool.map(lambda s: _decode(s, encoder.preprocess), batch))
+            unreadable += [r for r in results if isinstance(r, tuple)]
+            decoded = [r for r in results if isinstance(r, _Decoded)]
+            fresh = [d for d in decoded if not _is_stored(d, stored, gallery)]
+            if fresh:
+                pixels = encoder.preprocess.normalise(np.stack([d.pixels for d in fresh]))
+                vectors = encoder.encode_pixels(pixels)
+                gallery.add([_item(d, v) for d, v in zip(fresh, vectors, strict=True)])
+            changed = sum(d.source.id in stored for d in fresh)
+            added += len(fresh) - changed
+            updated += changed
+            unchanged += len(decoded) - len(fresh)
+            done += len(batch)
+            if progress:
+                progress(done, len(sources))
+    return IndexReport(
+        added=added, updated=updated, unchanged=unchanged, unreadable=tuple(unreadable)
+    )
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """Return the picture re-encoded as JPEG, at most 256 pixels a side."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _decode(source: Source, preprocess: Preprocess) -> _Decoded | tuple[str, str]:
+    try:
+        data = source.path.read_bytes()
+        image = load(data)
+    except (PictureError, OSError) as error:
+        return source.id, str(error)
+    return _Decoded(
+        source=source,
+        pixels=preprocess.pixels(image),
+        thumbnail=thumbnail(image),
+        source_hash=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _is_stored(decoded: _Decoded, stored: Mapping[str, str], gallery: Gallery) -> bool:
+    source = decoded.source
+    if stored.get(source.id) != decoded.source_hash:
+        return False
+    return gallery.items([gallery.row(source.id)])[0][1] == dict(source.metadata)
+
+
+def _item(decoded: _Decoded, vector: np.ndarray) -> Item:
+    return Item(
+        id=decoded.source.id,
+        vector=vector,
+        thumbnail=decoded.thumbnail,
+        source_hash=decoded.source_hash,
+        metadata=decoded.source.metadata,
+    )
+
+
+def _chunks(items: Sequence[Source], size: int) -> Iterator[Sequence[Source]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = list(csv.DictReader(text.splitlines()))
+        return {str(row["id"]): row for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: expected CSV with a header, or JSONL, with an 'id' in each row ({error!r})."
+        ) from error

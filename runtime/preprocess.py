@@ -1,0 +1,68 @@
+"""From a picture to the image encoder's input: one implementation for training and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from cir_rt.pictures import PictureSource, load
+
+FITS = ("crop", "pad")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """Geometry and normalisation of the image encoder's input.
+
+    `fit` is "crop" (short side to `size`, centre crop: CLIP's rule) or "pad" (long side to `size`,
+    centred on white: nothing of a tall garment is cut off).
+    """
+
+    size: int = 80
+    fit: str = "pad"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {self.size}")
+        if self.fit not in FITS:
+            raise ValueError(f"fit must be one of {', '.join(FITS)}, got '{self.fit}'")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError("mean and std take three values, std above zero")
+
+    def pixels(self, source: PictureSource) -> np.ndarray:
+        """Return the picture as (size, size, 3) uint8. Raises PictureError."""
+        image = load(source)
+        width, height = image.size
+        side = min(width, height) if self.fit == "crop" else max(width, height)
+        scaled = (
+            max(1, round(width * self.size / side)),
+            max(1, round(height * self.size / side)),
+        )
+        if scaled != image.size:
+            image = image.resize(scaled, Image.Resampling.BICUBIC)
+        left, top = (scaled[0] - self.size) // 2, (scaled[1] - self.size) // 2
+        if self.fit == "crop":
+            image = image.crop((left, top, left + self.size, top + self.size))
+        elif scaled != (self.size, self.size):
+            canvas = Image.new("RGB", (self.size, self.size), "white")
+            canvas.paste(image, (-left, -top))
+            image = canvas
+        return np.asarray(image)
+
+    def normalise(self, pixels: np.ndarray) -> np.ndarray:
+        """Return (n, size, size, 3) uint8 as (n, 3, size, size) float32: (x / 255 - mean) / std."""
+        std = np.asarray(self.std, np.float64)
+        scale = (1 / (255 * std)).astype(np.float32)
+        offset = (-np.asarray(self.mean, np.float64) / std).astype(np.float32)
+        return np.ascontiguousarray((pixels * scale + offset).transpose(0, 3, 1, 2))
+
+    def __call__(self, sources: Sequence[PictureSource]) -> np.ndarray:
+        """Return the pictures as (n, 3, size, size) float32. Raises PictureError."""
+        if not sources:
+            return np.zeros((0, 3, self.size, self.size), np.float32)
+        return self.normalise(np.stack([self.pixels(source) for source in sources]))

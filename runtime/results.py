@@ -1,0 +1,81 @@
+"""What a search returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """One picture of the answer; `rank` counts from 1, scores are inner products."""
+
+    id: str
+    score: float
+    prune_score: float
+    rank: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What the query listened to; both sum to 1."""
+
+    image: float
+    text: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hits(Sequence[Hit]):
+    """Ranked pictures, the weights, and milliseconds per stage (in `timing["total"]`: all)."""
+
+    hits: tuple[Hit, ...]
+    weights: Weights | None
+    timing: Mapping[str, float]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.hits[index]
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of `cir-rt search --json`."""
+        weights = self.weights and {"image": self.weights.image, "text": self.weights.text}
+        return {
+            "hits": [
+                {
+                    "id": h.id,
+                    "score": h.score,
+                    "prune_score": h.prune_score,
+                    "rank": h.rank,
+                    "metadata": dict(h.metadata),
+                }
+                for h in self.hits
+            ],
+            "weights": weights,
+            "timing_ms": dict(self.timing),
+        }
+
+
+class Stopwatch:
+    """Laps that leave no gap, so that the stages sum to the total."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap on a stage."""
+        now = time.perf_counter()
+        self._laps[stage] = self._laps.get(stage, 0.0) + 1000 * (now - self._last)
+        self._last = now
+
+    def timing(self) -> dict[str, float]:
+        """Return milliseconds per stage and in total."""
+        return {**self._laps, "total": 1000 * (self._last - self._start)}
