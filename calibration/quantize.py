@@ -88,9 +88,7 @@ def _quantizable(model: onnx.ModelProto, operators: Sequence[str]) -> list[str]:
     return names
 
 
-def _followers(
-    model: onnx.ModelProto, nodes: Sequence[str], operators: Sequence[str]
-) -> list[str]:
+def _followers(model: onnx.ModelProto, nodes: Sequence[str], operators: Sequence[str]) -> list[str]:
     if "Conv" not in operators:
         return []
     producers: dict[str, Any] = {o: node for node in model.graph.node for o in node.output}

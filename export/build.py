@@ -1,4 +1,4 @@
-"""From a checkpoint or its graphs to a bundle for one target. Torch only where graphs are missing."""
+"""From a checkpoint or its graphs to a bundle; torch only where graphs are missing."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _graphs(model: Path, scratch: Path) -> Checkpoint:
     except ImportError as error:
         raise BackendMissing(
             f"{model} is a checkpoint without graphs; exporting it needs torch. Install it:  "
-            "pip install 'cir-rt[export]'   or export it elsewhere:  cir-rt export CKPT --out GRAPHS"
+            "pip install 'cir-rt[export]'  or elsewhere:  cir-rt export CKPT --out GRAPHS"
         ) from error
     export_graphs(checkpoint, scratch / "graphs")
     return open_checkpoint(scratch / "graphs")
@@ -253,9 +253,7 @@ class _Workbench:
             notes=notes,
         )
 
-    def manifest(
-        self, chosen: dict[str, Candidate], report: BuildReport, folder: Path
-    ) -> Manifest:
+    def manifest(self, chosen: dict[str, Candidate], report: BuildReport, folder: Path) -> Manifest:
         """Copy the bundle's files into `folder` and say what they are."""
         config = self.graphs.config
         (folder / "onnx").mkdir()
@@ -276,9 +274,7 @@ class _Workbench:
                 preprocess=config.preprocess if role == "image" else None,
                 text=text if role == "text" else None,
             )
-        roles["compose"] = Role(
-            system=config.system, file=COMPOSE, temperature=config.temperature
-        )
+        roles["compose"] = Role(system=config.system, file=COMPOSE, temperature=config.temperature)
         return Manifest(
             target=Target(
                 backend=self.options.backend,

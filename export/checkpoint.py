@@ -69,6 +69,15 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
 
 
+def is_clip_folder(folder: Path) -> bool:
+    """Tell whether the folder is a Hugging Face CLIP checkpoint."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return values.get("model_type") == "clip"
+
+
 def open_checkpoint(folder: str | Path) -> Checkpoint:
     """Read a checkpoint's configuration. Raises CheckpointError where a file is missing."""
     folder = Path(folder)

@@ -90,7 +90,9 @@ def score(queries: np.ndarray, pictures: np.ndarray, dataset: str, split: Split)
     for group, gallery in split.galleries.items():
         members = [k for k, q in enumerate(split.queries) if q.group == group]
         scores = queries[members] @ pictures[[row[i] for i in gallery]].T  # (members, gallery)
-        ranks = _ranks(scores, [split.queries[k] for k in members], gallery, protocol.keep_reference)
+        ranks = _ranks(
+            scores, [split.queries[k] for k in members], gallery, protocol.keep_reference
+        )
         groups[group] = recall(ranks, protocol.ks)
     names = [f"R@{k}" for k in protocol.ks]
     overall = {n: round(float(np.mean([g[n] for g in groups.values()])), 2) for n in names}

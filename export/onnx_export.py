@@ -45,9 +45,7 @@ class Parity:
     real_inputs: float | None  # None where the checkpoint carries no calibration inputs
 
 
-def export_graphs(
-    checkpoint: Checkpoint, out: Path, *, half: bool = False
-) -> dict[str, Parity]:
+def export_graphs(checkpoint: Checkpoint, out: Path, *, half: bool = False) -> dict[str, Parity]:
     """Write the graphs folder and hold each graph against PyTorch; return the differences.
 
     `half` stores the weights in FP16. Raises CheckpointError where a graph strays from PyTorch by
@@ -56,9 +54,7 @@ def export_graphs(
     model = load_model(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
     _copy_calibration(checkpoint.folder, out)
-    save_model(
-        model, checkpoint.folder / TOKENIZER, out, torch.float16 if half else torch.float32
-    )
+    save_model(model, checkpoint.folder / TOKENIZER, out, torch.float16 if half else torch.float32)
     stored = load_model(Checkpoint(folder=out, config=checkpoint.config))  # rounded as on disk
     parity = {}
     for role, example in _examples(stored).items():
@@ -142,8 +138,12 @@ def _entries(weights: Path) -> dict[str, Entry]:
         header: Mapping = json.loads(file.read(length))
     start = 8 + length
     return {
-        key: (e["dtype"], tuple(e["shape"]), start + e["data_offsets"][0],
-              e["data_offsets"][1] - e["data_offsets"][0])
+        key: (
+            e["dtype"],
+            tuple(e["shape"]),
+            start + e["data_offsets"][0],
+            e["data_offsets"][1] - e["data_offsets"][0],
+        )
         for key, e in header.items()
         if key != "__metadata__"
     }
@@ -164,7 +164,9 @@ def _digest(array: np.ndarray) -> int:
 def _reference(key: str, entry: Entry, location: str) -> onnx.TensorProto:
     dtype, shape, offset, length = entry
     tensor = onnx.TensorProto(
-        name=f"{key}.stored", data_type=_DTYPES[dtype], dims=shape,
+        name=f"{key}.stored",
+        data_type=_DTYPES[dtype],
+        dims=shape,
         data_location=onnx.TensorProto.EXTERNAL,
     )
     for name, value in (("location", location), ("offset", offset), ("length", length)):
@@ -177,7 +179,9 @@ def _restored(key: str, dtype: str, name: str, transpose: bool) -> list[onnx.Nod
     cast_to = f"{name}.cast" if transpose else name
     nodes = [
         helper.make_node(
-            "Cast" if dtype == "F16" else "Identity", [f"{key}.stored"], [cast_to],
+            "Cast" if dtype == "F16" else "Identity",
+            [f"{key}.stored"],
+            [cast_to],
             **({"to": onnx.TensorProto.FLOAT} if dtype == "F16" else {}),
         )
     ]

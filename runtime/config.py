@@ -31,11 +31,11 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(sorted(fields))}."
+            hint = (
+                f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(sorted(fields))}."
+            )
             raise ConfigError(f"{label} has no setting '{key}'.{hint}")
-    built = {
-        key: _typed(hints[key], value, f"{label}.{key}") for key, value in values.items()
-    }
+    built = {key: _typed(hints[key], value, f"{label}.{key}") for key, value in values.items()}
     try:
         return cls(**built)
     except (TypeError, ValueError) as error:
@@ -71,7 +71,8 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return {key: _typed(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(hint, type) and hint in (int, float, str, bool):
-        if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+    if hint in (int, float, str, bool):
+        fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+        if not fits:
             raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}.")
     return value

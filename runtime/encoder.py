@@ -40,9 +40,7 @@ class Encoder:
         self.device = image.device
 
     @classmethod
-    def open(
-        cls, bundle: Bundle, *, device: str = "cpu", threads: int | None = None
-    ) -> Encoder:
+    def open(cls, bundle: Bundle, *, device: str = "cpu", threads: int | None = None) -> Encoder:
         """Load a bundle's engines. Raises EngineMismatch for one built for another device."""
         target = bundle.manifest.target
         if target.backend != "onnxruntime":

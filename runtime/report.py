@@ -6,11 +6,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
 from cir_rt.errors import BackendMissing
-from cir_rt.results import Weights
+from cir_rt.results import Hits, Weights
+
+if TYPE_CHECKING:
+    from cir_rt.retriever import Retriever
 
 TILE, GAP, MARGIN = 148, 10, 28
 SIDE_TEXT = 250
@@ -28,6 +32,24 @@ class Answer:
     pictures: Sequence[bytes]
     labels: Sequence[str]  # one a picture: a score, a name
     right: Sequence[bool] = ()  # where the targets are known
+
+
+def answer(
+    retriever: Retriever,
+    hits: Hits,
+    reference: bytes | None,
+    text: str | None,
+    right: Sequence[str] = (),
+) -> Answer:
+    """Lay one search's hits out for a contact sheet; ids in `right` are marked."""
+    return Answer(
+        reference=reference,
+        text=text,
+        weights=hits.weights,
+        pictures=[retriever.thumbnail(hit.id) for hit in hits],
+        labels=[f"{hit.rank}.  {hit.score:.3f}" for hit in hits],
+        right=[hit.id in right for hit in hits],
+    )
 
 
 def contact_sheet(answers: Sequence[Answer], title: str = "") -> Image.Image:
@@ -54,9 +76,7 @@ def contact_sheet(answers: Sequence[Answer], title: str = "") -> Image.Image:
     return sheet
 
 
-def _draw_query(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, answer: Answer, y: int
-) -> None:
+def _draw_query(sheet: Image.Image, draw: ImageDraw.ImageDraw, answer: Answer, y: int) -> None:
     if answer.reference is not None:
         _draw_tile(sheet, draw, answer.reference, (MARGIN, y), False)
     x = MARGIN + TILE + 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,19 +92,22 @@ class Retriever:
         sources: Iterable[Source],
         folder: str | os.PathLike[str],
         *,
+        delete: Sequence[str] = (),
         progress: Callable[[int, int], None] | None = None,
     ) -> IndexReport:
-        """Add pictures to the gallery in `folder`, made where it is missing.
+        """Add pictures to the gallery in `folder`, made where it is missing; delete ids first.
 
         What it already holds unchanged is skipped, what cannot be read is reported. Raises
-        GalleryMismatch, StorageFull.
+        UnknownId, GalleryMismatch, StorageFull.
         """
 
         def work() -> IndexReport:
             with Gallery.open_writer(
                 Path(folder), fingerprint=self._fingerprint, dim=self._encoder.dim
             ) as gallery:
-                return index_pictures(self._encoder, gallery, list(sources), progress=progress)
+                deleted = gallery.delete(delete) if delete else 0
+                report = index_pictures(self._encoder, gallery, list(sources), progress=progress)
+                return replace(report, deleted=deleted)
 
         return self._call(work)
 

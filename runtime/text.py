@@ -31,7 +31,9 @@ class Tokenizer:
         Raises TextError for an empty text, and for one over `context` tokens unless `truncate`
         (training and evaluation cut; a person is told).
         """
-        rows = [encoding.ids for encoding in self._pieces.encode_batch([_checked(t) for t in texts])]
+        rows = [
+            encoding.ids for encoding in self._pieces.encode_batch([_checked(t) for t in texts])
+        ]
         for text, row in zip(texts, rows, strict=True):
             if len(row) > self.context and not truncate:
                 raise TextError(

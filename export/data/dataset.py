@@ -1,4 +1,4 @@
-"""What every dataset gives: queries, galleries, labels, pictures, and the protocol that ranks them."""
+"""What every dataset gives: queries, galleries, labels, pictures and protocols."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class Dataset:
 
     name: str
     folder: Path
-    splits: Mapping[str, Mapping[str, Split]]  # split -> protocol -> Split; first protocol is default
+    splits: Mapping[
+        str, Mapping[str, Split]
+    ]  # split -> protocol -> Split; first protocol is default
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # id -> descriptive phrases
 
     def split(self, name: str, protocol: str | None = None) -> Split:

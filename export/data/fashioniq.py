@@ -78,9 +78,7 @@ def _gallery(folder: Path, category: str, split: str) -> tuple[str, ...]:
 def _used(queries: list[Query]) -> dict[str, tuple[str, ...]]:
     used: dict[str, dict[str, None]] = {}
     for query in queries:
-        used.setdefault(query.group, {}).update(
-            dict.fromkeys([query.reference, *query.targets])
-        )
+        used.setdefault(query.group, {}).update(dict.fromkeys([query.reference, *query.targets]))
     return {group: tuple(ids) for group, ids in used.items()}
 
 

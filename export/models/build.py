@@ -68,7 +68,9 @@ def load_model(checkpoint: Checkpoint) -> CirModel:
         state = {k: v.float() for k, v in load_file(checkpoint.weights).items()}
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint.weights}: does not fit config.json ({error}).") from error
+        raise CheckpointError(
+            f"{checkpoint.weights}: does not fit config.json ({error})."
+        ) from error
     missing = [k for k in missing if not k.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise CheckpointError(

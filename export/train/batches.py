@@ -35,9 +35,7 @@ def batches(
     place = np.empty(links.pictures, np.int64)
     place[order] = np.arange(len(order))
     home = place[links.reference] // pictures
-    inside = [
-        q for q, t in enumerate(links.targets) if (place[t] // pictures == home[q]).any()
-    ]
+    inside = [q for q, t in enumerate(links.targets) if (place[t] // pictures == home[q]).any()]
     grouped: dict[int, list[int]] = {}
     for q in inside:
         grouped.setdefault(int(home[q]), []).append(q)

@@ -69,9 +69,7 @@ def read_examples(
     phrases = tuple(text_rows(dataset.labels.get(i, ())) for i in pictures)
     links = Links(
         reference=np.asarray([row[q.reference] for q in split.queries], np.int64),
-        targets=tuple(
-            np.asarray([row[t] for t in q.targets], np.int64) for q in split.queries
-        ),
+        targets=tuple(np.asarray([row[t] for t in q.targets], np.int64) for q in split.queries),
         pictures=len(pictures),
     )
     return Examples(

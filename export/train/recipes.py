@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from cir_rt.config import from_dict
+from cir_rt.errors import ConfigError, UsageError
 from cir_rt.export.checkpoint import TowerSpec
 from cir_rt.preprocess import Preprocess
 
@@ -44,3 +53,19 @@ class Progressive:
 
 
 RECIPES = {"progressive": Progressive}
+
+
+def read_recipe(name: str, config: Path | None = None) -> Progressive:
+    """Return a recipe by name, with settings from a TOML file.
+
+    Raises UsageError for an unknown name, ConfigError for a file or setting that does not fit.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"no recipe '{name}'. Known: {', '.join(RECIPES)}.")
+    if config is None:
+        return RECIPES[name]()
+    try:
+        values = tomllib.loads(config.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{config}: not readable as TOML ({error}).") from error
+    return from_dict(RECIPES[name], values, config.name)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from cir_rt.export.checkpoint import CALIBRATION, TOKENIZER, ModelConfig, TowerSpec, open_checkpoint
+from cir_rt.export.checkpoint import (
+    CALIBRATION,
+    TOKENIZER,
+    ModelConfig,
+    TowerSpec,
+    is_clip_folder,
+    open_checkpoint,
+)
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.models.build import CirModel, load_model, save_model
 from cir_rt.export.samples import write_samples
@@ -43,7 +51,7 @@ def train(
 ) -> Trained:
     """Train on the dataset's train split and write the checkpoint folder `out`.
 
-    `init` is a checkpoint whose model goes on. Raises DataError where pictures are missing.
+    `init` is a checkpoint whose model goes on, or a Hugging Face CLIP folder whose towers do. Raises DataError where pictures are missing.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -51,25 +59,37 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     split = dataset.split("train")
     if init:
-        checkpoint = open_checkpoint(init)
-        model, vocabulary = load_model(checkpoint), init / TOKENIZER
+        model = _started(init, out / TOKENIZER)
     else:
-        vocabulary = out / TOKENIZER
-        size = learn(texts_of(dataset, split), recipe.vocabulary, vocabulary)
+        size = learn(texts_of(dataset, split), recipe.vocabulary, out / TOKENIZER)
         model = CirModel(_fresh_config(recipe, size))
     config = model.config
-    tokenizer = Tokenizer(vocabulary, context=config.context, pad_id=config.pad_id)
+    tokenizer = Tokenizer(out / TOKENIZER, context=config.context, pad_id=config.pad_id)
     examples = read_examples(dataset, split, config.preprocess, tokenizer)
     trainer = Trainer(
         model, examples, recipe, device=device, seed=seed, pretrained=init is not None
     )
     begun = trainer.run(epochs=epochs, minutes=minutes, progress=progress)
-    save_model(model, vocabulary, out)
+    save_model(model, out / TOKENIZER, out)
     side = round(1.25 * config.preprocess.size)
     write_samples(dataset, split, out / CALIBRATION, side=side, seed=seed)
     parts = {"image": model.image, "text": model.text, "compose": model.compose}
     counts = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()}
     return Trained(folder=out, epochs=begun, parameters=counts)
+
+
+def _started(init: Path, tokenizer: Path) -> CirModel:
+    """Return the model of a checkpoint, or a fresh composition over a CLIP folder's towers."""
+    if not is_clip_folder(init):
+        checkpoint = open_checkpoint(init)
+        shutil.copyfile(init / TOKENIZER, tokenizer)
+        return load_model(checkpoint)
+    from cir_rt.export.models.clip import read_clip
+
+    config, weights = read_clip(init, tokenizer)
+    model = CirModel(config)
+    model.load_state_dict(weights, strict=False)
+    return model
 
 
 def _fresh_config(recipe: Progressive, vocabulary: int) -> ModelConfig:

@@ -128,9 +128,7 @@ class Trainer:
         everything = self._encode_pictures(pictures)  # (pictures, dim)
         v, u, y = everything[reference], words[: len(said)], everything[positives]
         q, weights = model.compose(v, u)
-        parts = {
-            "retrieval": losses.contrastive(model.scale * q @ everything.T, positives, right)
-        }
+        parts = {"retrieval": losses.contrastive(model.scale * q @ everything.T, positives, right)}
         if recipe.weighting:
             wanted = losses.weight_targets(v, u, y, recipe.weighting_temperature)
             parts["weighting"] = recipe.weighting * losses.weighting(wanted, weights)

@@ -26,7 +26,9 @@ _DTYPES = {
 class OnnxRuntimeEngine:
     """One ONNX graph in one session."""
 
-    def __init__(self, path: str | Path, *, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, device: str = "cpu", threads: int | None = None
+    ) -> None:
         """Load the graph; `threads` inside an operator, all cores unless said.
 
         Raises BackendMissing where onnxruntime or the device is not there, and BundleError for a
@@ -43,9 +45,7 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=[PROVIDERS[device]]
-            )
+            self._session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
         except Exception as error:  # the library's errors share no base class
             raise BundleError(f"{path}: onnxruntime cannot load it ({error}).") from error
         if self._session.get_providers()[0] != PROVIDERS[device]:

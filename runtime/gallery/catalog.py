@@ -209,7 +209,7 @@ class Catalog:
 
     def thumbnail(self, facts: Facts, row: int) -> bytes:
         """Return the JPEG of a row; GalleryError where it was lost."""
-        found = self._select(facts, "SELECT jpeg FROM thumbnails WHERE row = ?", row)
+        found = self._select(facts, "SELECT CAST(jpeg AS BLOB) FROM thumbnails WHERE row = ?", row)
         if not found:
             raise GalleryError(f"{self.path}: row {row} has lost its thumbnail. Index it again.")
         return bytes(found[0][0])
@@ -239,7 +239,7 @@ class Catalog:
 
     def records(self, facts: Facts, first_row: int, stop_row: int) -> list[tuple[int, Record]]:
         """Return (row, record) of rows that are there, dead or alive; a lost thumbnail is b""."""
-        sql = """SELECT row, id, source_hash, metadata, ifnull(jpeg, x'') FROM items
+        sql = """SELECT row, id, source_hash, metadata, CAST(ifnull(jpeg, x'') AS BLOB) FROM items
             LEFT JOIN thumbnails USING (row) WHERE row >= ? AND row < ? ORDER BY row"""
         found = self._select(facts, sql, first_row, stop_row)
         return [(row, Record(*record)) for row, *record in found]
@@ -254,7 +254,7 @@ class Catalog:
 def records_crc32(records: Iterable[Record], start: int = 0) -> int:
     """Return the checksum of records in row order, going on from start."""
     for record in records:
-        text = "\0".join(record[:3]).encode()
+        text = "\0".join(map(str, record[:3])).encode()  # damage may turn text into other types
         start = zlib.crc32(record.thumbnail, zlib.crc32(text, start))
     return start
 

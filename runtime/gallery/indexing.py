@@ -40,6 +40,8 @@ class IndexReport:
     added: int
     updated: int
     unchanged: int
+    deleted: int
+    pictures: int  # in the gallery afterwards
     unreadable: tuple[tuple[str, str], ...]  # (id, reason)
 
 
@@ -116,7 +118,12 @@ def index_pictures(
             if progress:
                 progress(done, len(sources))
     return IndexReport(
-        added=added, updated=updated, unchanged=unchanged, unreadable=tuple(unreadable)
+        added=added,
+        updated=updated,
+        unchanged=unchanged,
+        deleted=0,
+        pictures=len(gallery),
+        unreadable=tuple(unreadable),
     )
 
 

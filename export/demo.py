@@ -1,0 +1,142 @@
+"""The tour: shipped graphs to bundle, gallery, answered queries, pictures to look at. No torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cir_rt.bundle import open_bundle
+from cir_rt.encoder import Encoder
+from cir_rt.export import pretrained
+from cir_rt.export.build import BuildOptions, BuildReport, build_engine
+from cir_rt.export.data.dataset import Dataset, Query, Split
+from cir_rt.export.data.formats import open_dataset
+from cir_rt.export.data.garments import write
+from cir_rt.export.evaluate import encode, score
+from cir_rt.gallery.indexing import IndexReport, Source
+from cir_rt.report import Answer, answer, contact_sheet, latency_plot, percentile
+from cir_rt.retriever import Retriever
+
+LOCATION = Path(next(iter(pretrained.__path__)))
+PICTURES = 400  # of each article
+QUERIES = 200
+TIMED = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tour:
+    """What the demo made and measured."""
+
+    folder: Path
+    build: BuildReport
+    index: IndexReport
+    recall: dict[str, dict[str, float]]  # way to ask -> recall
+    queries: int
+    pictures: int
+    timings: dict[str, list[float]]  # stage -> milliseconds, a value per query
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the tour's figures."""
+        stages = {
+            name: {f"p{q}_ms": round(percentile(values, q), 3) for q in (50, 90, 99)}
+            for name, values in self.timings.items()
+        }
+        return {
+            "folder": str(self.folder),
+            "queries": self.queries,
+            "gallery": self.pictures,
+            "recall": self.recall,
+            "stages": stages,
+            "build": self.build.to_json(),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def tour(out: Path, *, say: Callable[[str], None] = lambda stage: None) -> Tour:
+    """Run the whole way on the built-in pictures and leave everything in `out`."""
+    start = time.perf_counter()
+    say("drawing the built-in pictures")
+    write(out / "garments", pictures={"val": PICTURES}, queries={"val": QUERIES})
+    dataset = open_dataset(out / "garments")
+    split = dataset.split("val")
+    say("building engines, FP32 and calibrated INT8")
+    exact = out / "fp32.cir"
+    build_engine(LOCATION, exact, BuildOptions(precision="fp32"))
+    built = build_engine(LOCATION, out / "garments.cir", BuildOptions())
+    say("measuring recall")
+    recall = {"fp32": _recall(exact, dataset, split)["picture and words"]}
+    recall |= _recall(out / "garments.cir", dataset, split)
+    say("indexing")
+    with Retriever.open(out / "garments.cir") as retriever:
+        indexed = retriever.index(sources(dataset, split), out / "garments.gallery")
+    say("asking")
+    with Retriever.open(out / "garments.cir", out / "garments.gallery") as retriever:
+        timings = timed(retriever, dataset, split.queries[:: len(split.queries) // TIMED])
+        shown = [next(q for q in split.queries if q.group == group) for group in split.galleries]
+        sheet = contact_sheet(answers(retriever, dataset, shown), "cir-rt: this one, but …")
+    sheet.save(out / "contact-sheet.png")
+    latency_plot(timings, out / "latency.png")
+    return Tour(
+        folder=out,
+        build=built,
+        index=indexed,
+        recall=recall,
+        queries=len(split.queries),
+        pictures=len(split.pictures),
+        timings=timings,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def sources(dataset: Dataset, split: Split) -> list[Source]:
+    """Return every picture of the split's galleries as something to index."""
+    ids = list(dict.fromkeys(i for gallery in split.galleries.values() for i in gallery))
+    return [Source(id=i, path=p) for i, p in zip(ids, dataset.paths(ids), strict=True)]
+
+
+def answers(
+    retriever: Retriever, dataset: Dataset, queries: Sequence[Query], k: int = 6
+) -> list[Answer]:
+    """Ask a dataset's queries and lay the answers out for a contact sheet."""
+    return [
+        answer(
+            retriever,
+            retriever.search(image=q.reference, text=q.text, k=k),
+            retriever.thumbnail(q.reference),
+            q.text,
+            right=q.targets,
+        )
+        for q in queries
+    ]
+
+
+def timed(
+    retriever: Retriever, dataset: Dataset, queries: Sequence[Query]
+) -> dict[str, list[float]]:
+    """Ask each query with its picture as a file; return milliseconds by stage, after a warm-up."""
+    paths = dataset.paths(q.reference for q in queries)
+    for path, query in zip(paths[:10], queries[:10], strict=True):
+        retriever.search(image=path, text=query.text)
+    timings: dict[str, list[float]] = {}
+    for path, query in zip(paths, queries, strict=True):
+        for stage, ms in retriever.search(image=path, text=query.text).timing.items():
+            timings.setdefault(stage, []).append(ms)
+    return timings
+
+
+def _recall(bundle: Path, dataset: Dataset, split: Split) -> dict[str, dict[str, float]]:
+    """Return the split's recall with both, with the picture alone, and with the words alone."""
+    encoder = Encoder.open(open_bundle(bundle))
+    vectors = encode(encoder, dataset, split)
+    ways = {"picture and words": None, "picture alone": 1.0, "words alone": 0.0}
+    found = {}
+    for name, weight in ways.items():
+        queries: np.ndarray = encoder.compose(vectors.v, vectors.u, weight)[0]
+        found[name] = score(queries, vectors.pictures, dataset.name, split).recall
+    return found
