@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 from safetensors.numpy import load_file, save_file
 
 from cir_rt.bundle import (
@@ -35,13 +33,11 @@ from cir_rt.calibration.gate import (
     duel,
     recall_drop,
 )
-from cir_rt.calibration.quantize import quantize
-from cir_rt.calibration.recipe import Int8Recipe, candidates
 from cir_rt.compose import WeightedComposer
 from cir_rt.config import to_dict
 from cir_rt.encoder import Encoder
-from cir_rt.engines.onnxruntime import OnnxRuntimeEngine
 from cir_rt.errors import BackendMissing, CheckpointError, DataError, UsageError
+from cir_rt.export.candidates import GATE_RUNS, Candidate, Candidates
 from cir_rt.export.checkpoint import CALIBRATION, TOKENIZER, Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset, Split
 from cir_rt.export.data.formats import open_dataset
@@ -52,7 +48,6 @@ from cir_rt.machine import instruction_set, versions
 ENGINES = ("image", "text")
 PRECISIONS = ("fp32", "int8", "auto")
 COMPOSE = "compose.safetensors"
-GATE_RUNS = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,21 +70,6 @@ class BuildOptions:
             raise UsageError(
                 f"precision '{self.precision}' is not known. Expected: {', '.join(PRECISIONS)}."
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One way to run a role: its graph, its engine, and the recipe that made it."""
-
-    path: Path
-    engine: OnnxRuntimeEngine
-    recipe: Int8Recipe | None  # None for FP32
-    vectors: np.ndarray  # of the calibration inputs
-
-    @property
-    def precision(self) -> str:
-        """The name that the manifest gives it."""
-        return "int8" if self.recipe else "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +186,8 @@ class _Workbench:
         compose = {k: v for k, v in load_file(graphs.weights).items() if k.startswith("compose.")}
         save_file({k: v.astype(np.float32) for k, v in compose.items()}, scratch / COMPOSE)
         self.composer = WeightedComposer.open(scratch / COMPOSE, graphs.config.temperature)
-        self.fp32 = {role: self._fp32(role) for role in ENGINES}
+        self.bench = Candidates(graphs.folder, self.samples, scratch, options.threads)
+        self.fp32 = {role: self.bench.fp32(role) for role in ENGINES}
         self._before: Vectors | None = None
 
     def choose(self) -> tuple[dict[str, Candidate], list[str]]:
@@ -215,12 +196,12 @@ class _Workbench:
             return dict(self.fp32), []
         chosen, notes = {}, []
         for role in ENGINES:
-            ways = self._int8(role)
+            ways = self.bench.int8(self.fp32[role])
             if self.options.precision == "auto":
                 ways = [self.fp32[role], *ways]
             if not ways:
                 raise CheckpointError(f"{role}: the graph has nothing that INT8 could serve.")
-            chosen[role], note = self._fastest(role, ways)
+            chosen[role], note = self.bench.fastest(ways)
             notes.append(note)
         if self.options.precision == "auto":
             notes += self._give_back(chosen)
@@ -238,7 +219,7 @@ class _Workbench:
         race = duel(self._query(self.fp32), self._query(chosen), runs=GATE_RUNS)
         if self.options.precision == "int8" and not self.options.keep_slower:
             check_latency(race, "one query, image and text")
-        agreement = [self._cosines(role, chosen[role]) for role in ENGINES]
+        agreement = [self._cosines(candidate) for candidate in chosen.values()]
         return BuildReport(
             bundle=out,
             options=self.options,
@@ -297,45 +278,11 @@ class _Workbench:
             "gate_gallery": sum(map(len, self.split.galleries.values())),
         }
 
-    def _fp32(self, role: str) -> Candidate:
-        path = self.scratch / f"{role}.fp32.onnx"
-        _materialise(self.graphs.folder / f"{role}.onnx", path)
-        return self._candidate(role, path, None)
-
-    def _int8(self, role: str) -> list[Candidate]:
-        ways = []
-        for k, recipe in enumerate(candidates()):
-            path = self.scratch / f"{role}.int8-{k}.onnx"
-            feeds = self.samples.feeds(role)
-            if quantize(self.fp32[role].path, path, recipe, feeds):
-                ways.append(self._candidate(role, path, recipe))
-        return ways
-
-    def _candidate(self, role: str, path: Path, recipe: Int8Recipe | None) -> Candidate:
-        engine = OnnxRuntimeEngine(path, threads=self.options.threads)
-        vectors = [engine.run(feed)["vector"] for feed in self.samples.feeds(role)]
-        return Candidate(path=path, engine=engine, recipe=recipe, vectors=np.concatenate(vectors))
-
-    def _fastest(self, role: str, ways: list[Candidate]) -> tuple[Candidate, str]:
-        """Race each way against the best so far at batch 1."""
-        feed = {k: v[:1] for k, v in self.samples.feeds(role)[0].items()}
-        best, told = ways[0], []
-        for way in ways[1:]:
-            race = duel(
-                lambda engine=best.engine: engine.run(feed),  # type: ignore[misc]
-                lambda engine=way.engine: engine.run(feed),  # type: ignore[misc]
-                runs=GATE_RUNS,
-            )
-            told.append(f"{_name(way)} {race.after_ms:.2f} ms / {_name(best)} {race.before_ms:.2f}")
-            if race.ratio < 1:
-                best = way
-        return best, f"{role}: {_name(best)}" + (f" ({'; '.join(told)})" if told else "")
-
     def _give_back(self, chosen: dict[str, Candidate]) -> list[str]:
         """Return roles to FP32, the least faithful first, until the recall limit holds."""
         before = self._scored(self._vectors_before())
         notes = []
-        for role in sorted(chosen, key=lambda r: self._cosines(r, chosen[r]).minimum):
+        for role in sorted(chosen, key=lambda r: self._cosines(chosen[r]).minimum):
             drop = recall_drop(before, self._scored(self._vectors(chosen)))
             if drop <= self.options.max_recall_drop:
                 break
@@ -344,14 +291,11 @@ class _Workbench:
                 notes.append(f"{role}: back to fp32, recall had fallen by {drop:.2f} points")
         return notes
 
-    def _cosines(self, role: str, candidate: Candidate) -> Cosines:
-        return cosines(self.fp32[role].vectors, candidate.vectors)
+    def _cosines(self, candidate: Candidate) -> Cosines:
+        return cosines(self.fp32[candidate.role].vectors, candidate.vectors)
 
     def _query(self, chosen: Mapping[str, Candidate]) -> Callable[[], None]:
-        feeds = [
-            (chosen[r].engine, {k: v[:1] for k, v in self.samples.feeds(r)[0].items()})
-            for r in ENGINES
-        ]
+        feeds = [(chosen[role].engine, self.bench.single(role)) for role in ENGINES]
 
         def run() -> None:
             for engine, feed in feeds:
@@ -377,26 +321,6 @@ class _Workbench:
     def _scored(self, vectors: Vectors) -> dict[str, float]:
         queries, _ = self.composer(vectors.v, vectors.u)
         return score(queries, vectors.pictures, self.dataset.name, self.split).recall
-
-
-def _name(candidate: Candidate) -> str:
-    return "+".join(("int8", *candidate.recipe.operators)) if candidate.recipe else "fp32"
-
-
-def _materialise(graph: Path, out: Path) -> None:
-    """Write the graph as plain ONNX in FP32: weights inside, casts and batch norms folded."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(out)
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    model = onnx.load(out)
-    used = {node.domain for node in model.graph.node}
-    kept = [opset for opset in model.opset_import if opset.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
-    del model.graph.value_info[:]
-    onnx.save(model, out)
 
 
 def _fingerprint(graphs: Checkpoint) -> str:

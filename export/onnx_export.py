@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -67,7 +68,7 @@ def export_graphs(checkpoint: Checkpoint, out: Path, *, half: bool = False) -> d
 def _examples(model: CirModel) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     size = model.config.preprocess.size
-    top = model.text.vocabulary  # type: ignore[union-attr]
+    top: Any = model.text.vocabulary
     length = min(7, model.config.context)
     return {
         "image": torch.randn(2, 3, size, size, generator=generator),
@@ -201,6 +202,7 @@ def _compare(model: CirModel, role: str, path: Path, out: Path) -> Parity:
             return float(np.abs(got - tower(torch.from_numpy(inputs)).numpy()).max())
 
     rng = np.random.default_rng(1)
+    random: np.ndarray
     if role == "image":
         size = model.config.preprocess.size
         random = rng.standard_normal((5, 3, size, size), np.float32)

@@ -7,15 +7,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cir_rt import __version__
 from cir_rt.errors import CirRtError, DataError, UsageError
-
-if TYPE_CHECKING:
-    from cir_rt.export.evaluate import Encoder, Report
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -163,7 +160,7 @@ def evaluate(
 
     dataset = open_dataset(data)
     chosen = dataset.split(split, protocol)
-    report: Report = run(_encoder(model, device, threads), dataset, chosen, weight=weight)
+    report = run(_encoder(model, device, threads), dataset, chosen, weight=weight)
     if as_json:
         return _print_json(report.to_json())
     from cir_rt.report import table
@@ -317,7 +314,7 @@ def main() -> None:
     cli()
 
 
-def _encoder(model: Path, device: str, threads: int | None) -> Encoder:
+def _encoder(model: Path, device: str, threads: int | None) -> Any:
     """Open a bundle, or a checkpoint (which needs torch), for evaluation."""
     from cir_rt.bundle import is_bundle, open_bundle
     from cir_rt.export.checkpoint import is_checkpoint, open_checkpoint

@@ -74,9 +74,10 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise PictureError(_too_large(name, image.size))
     if width == 0 or height == 0:
         raise PictureError(f"{name}: has no pixels ({width} x {height}).")
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # MPO: a phone's photo with its preview
         raise PictureError(
-            f"{name}: animated or multi-page ({image.n_frames} frames). "  # type: ignore[attr-defined]
+            f"{name}: animated or multi-page ({frames} frames). "
             "Expected a single picture; save one frame."
         )
     image.load()

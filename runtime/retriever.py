@@ -33,7 +33,7 @@ class Retriever:
         self._encoder = encoder
         self._gallery = gallery
         self._fingerprint = fingerprint
-        self._index = ExactIndex(gallery.vectors) if gallery else None
+        self._index = ExactIndex(gallery.vectors) if gallery is not None else None
         self._owner = ThreadPoolExecutor(1, thread_name_prefix="cir-rt")
         self.device = encoder.device
 
@@ -119,7 +119,7 @@ class Retriever:
         """Finish what is queued and release engines and gallery."""
         self._owner.shutdown()
         self._encoder.close()
-        if self._gallery:
+        if self._gallery is not None:
             self._gallery.close()
 
     def __enter__(self) -> Retriever:
@@ -129,7 +129,7 @@ class Retriever:
         self.close()
 
     def __repr__(self) -> str:
-        size = len(self._gallery) if self._gallery else 0
+        size = len(self._gallery) if self._gallery is not None else 0
         return f"Retriever(device={self.device}, pictures={size})"
 
     def _call(self, work: Callable[[], T]) -> T:
@@ -219,6 +219,8 @@ class Retriever:
 
 
 def _hits(gallery: Gallery, rows: np.ndarray, scores: np.ndarray) -> tuple[Hit, ...]:
+    found = rows >= 0  # a query that may return fewer than its batch ends in -1
+    rows, scores = rows[found], scores[found]
     stored = gallery.items([int(row) for row in rows])
     return tuple(
         Hit(id=id_, score=float(s), prune_score=float(s), rank=rank, metadata=metadata)

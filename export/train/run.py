@@ -51,7 +51,8 @@ def train(
 ) -> Trained:
     """Train on the dataset's train split and write the checkpoint folder `out`.
 
-    `init` is a checkpoint whose model goes on, or a Hugging Face CLIP folder whose towers do. Raises DataError where pictures are missing.
+    `init` is a checkpoint whose model goes on, or a Hugging Face CLIP folder whose towers do.
+    Raises DataError where pictures are missing.
     """
     if threads:
         torch.set_num_threads(threads)

@@ -105,7 +105,7 @@ def index_pictures(
             results = list(pool.map(lambda s: _decode(s, encoder.preprocess), batch))
             unreadable += [r for r in results if isinstance(r, tuple)]
             decoded = [r for r in results if isinstance(r, _Decoded)]
-            fresh = [d for d in decoded if not _is_stored(d, stored, gallery)]
+            fresh = [d for d in decoded if not _is_stored(d, gallery)]
             if fresh:
                 pixels = encoder.preprocess.normalise(np.stack([d.pixels for d in fresh]))
                 vectors = encoder.encode_pixels(pixels)
@@ -150,11 +150,9 @@ def _decode(source: Source, preprocess: Preprocess) -> _Decoded | tuple[str, str
     )
 
 
-def _is_stored(decoded: _Decoded, stored: Mapping[str, str], gallery: Gallery) -> bool:
+def _is_stored(decoded: _Decoded, gallery: Gallery) -> bool:
     source = decoded.source
-    if stored.get(source.id) != decoded.source_hash:
-        return False
-    return gallery.items([gallery.row(source.id)])[0][1] == dict(source.metadata)
+    return gallery.unchanged(source.id, decoded.source_hash, source.metadata)
 
 
 def _item(decoded: _Decoded, vector: np.ndarray) -> Item:

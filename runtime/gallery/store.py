@@ -27,6 +27,8 @@ from cir_rt.gallery.catalog import FORMAT, Batch, Catalog, Facts, records_crc32,
 from cir_rt.gallery.item import Item, is_id, metadata_json
 from cir_rt.gallery.segment import Segment, sync_folder
 
+__all__ = ["Gallery", "Item"]
+
 FolderPath = Union[str, "os.PathLike[str]"]
 
 MAX_THUMBNAIL_PIXELS = 256

@@ -148,6 +148,18 @@ def test_disk_full_while_committing(filled):
     assert set(contents(filled)) == {f"shoes/{n}" for n in range(1, 6)}
 
 
+def test_an_interrupt_leaves_no_transaction_open(filled, monkeypatch):
+    before = contents(filled)
+    with writer(filled) as gallery:
+        with monkeypatch.context() as patch:
+            patch.setattr(gallery._catalog, "_bury", lambda *_: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                gallery.add(batch(0, 5))
+        assert contents(filled) == before
+        gallery.add(batch(6))
+    assert set(contents(filled)) == {*before, "shoes/6"}
+
+
 def test_verify_finds_a_flipped_byte_in_the_vectors(filled):
     data = bytearray(vectors_file(filled).read_bytes())
     data[3 * DIM * 4 + 1] ^= 1
