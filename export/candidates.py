@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ class Candidates:
         feed = self.single(best.role)
         for way in ways[1:]:
             old, new = best.engine, way.engine
-            race = duel(lambda e=old: e.run(feed), lambda e=new: e.run(feed), runs=GATE_RUNS)  # type: ignore[misc]
+            race = duel(partial(old.run, feed), partial(new.run, feed), runs=GATE_RUNS)
             told.append(f"{way} {race.after_ms:.2f} ms against {best} {race.before_ms:.2f} ms")
             if race.ratio < 1:
                 best = way

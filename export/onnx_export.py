@@ -7,6 +7,7 @@ and where that is in half precision a Cast follows.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -99,6 +100,8 @@ def _export(tower: nn.Module, role: str, example: Tensor, weights: Path, path: P
     optimizer.remove_unused_nodes(program.model)
     model = onnx_ir.to_proto(program.model)
     _share_weights(model, f"{role}.", weights)
+    for node in model.graph.node:  # the exporter's notes on where each node came from
+        del node.metadata_props[:]
     path.write_bytes(model.SerializeToString())
 
 
@@ -158,8 +161,8 @@ def _read(weights: Path, entry: Entry) -> np.ndarray:
     return data.reshape(shape).astype(np.float32)
 
 
-def _digest(array: np.ndarray) -> int:
-    return hash(np.ascontiguousarray(array, np.float32).tobytes())
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(array, np.float32).tobytes()).digest()
 
 
 def _reference(key: str, entry: Entry, location: str) -> onnx.TensorProto:
