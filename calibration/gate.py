@@ -22,7 +22,7 @@ class Cosines:
 
 def cosines(a: np.ndarray, b: np.ndarray) -> Cosines:
     """Compare (n, dim) unit vectors."""
-    values = (a * b).sum(-1)
+    values = np.nan_to_num((a * b).sum(-1), nan=-1.0)
     return Cosines(minimum=float(values.min()), mean=float(values.mean()))
 
 

@@ -39,6 +39,7 @@ class ModelConfig:
     pad_id: int = 0
     temperature: float = 1.0  # of the composition's softmax
     preprocess: Preprocess = field(default_factory=Preprocess)
+    weights_sha256: str = ""  # of model.safetensors
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:

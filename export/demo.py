@@ -77,7 +77,7 @@ def tour(out: Path, *, say: Callable[[str], None] = lambda stage: None) -> Tour:
         indexed = retriever.index(sources(dataset, split), out / "garments.gallery")
     say("asking")
     with Retriever.open(out / "garments.cir", out / "garments.gallery") as retriever:
-        timings = timed(retriever, dataset, split.queries[:: len(split.queries) // TIMED])
+        timings = timed(retriever, dataset, split.queries[:: max(1, len(split.queries) // TIMED)])
         shown = [next(q for q in split.queries if q.group == group) for group in split.galleries]
         sheet = contact_sheet(answers(retriever, dataset, shown), "cir-rt: this one, but …")
     sheet.save(out / "contact-sheet.png")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -85,6 +85,7 @@ class Manifest:
     versions: Mapping[str, str]
     quality: Mapping[str, Any]  # recall and cosine before and after, latency
     files: Mapping[str, FileFact] = field(default_factory=dict)
+    sha256: str = ""  # of all the above, as `_digest` writes it
 
     @property
     def precisions(self) -> dict[str, str]:
@@ -154,7 +155,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def faults(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield what is wrong with the bundle's files: missing, or not what the manifest says."""
+    """Yield what is wrong: an altered manifest, a file that is missing or not what it says."""
+    if manifest.sha256 != _digest(to_dict(manifest)):
+        yield f"{folder / MANIFEST}: altered, its sha256 is not its own."
     for name, fact in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -163,6 +166,12 @@ def faults(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{path}: {path.stat().st_size} bytes, expected {fact.size_bytes}."
         elif sha256(path) != fact.sha256:
             yield f"{path}: altered, its sha256 is not the manifest's."
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest without its own checksum."""
+    rest = {key: value for key, value in values.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _check_target(folder: Path, manifest: Manifest) -> None:
@@ -193,22 +202,32 @@ def staged(folder: Path) -> Iterator[Path]:
     folder = Path(folder)
     if folder.exists() and not (is_bundle(folder) or not any(folder.iterdir())):
         raise BundleError(f"{folder}: exists and is not a bundle. Choose another --out.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    temporary.chmod(0o755)
     try:
-        yield temporary
-        old = temporary.with_suffix(".old")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(temporary, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
+        ) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            yield new
+            _replace(folder, new, old)
     except OSError as error:
-        if error.errno == 28:  # ENOSPC
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(f"{folder.parent}: the disk is full; nothing was changed.") from error
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(folder: Path, new: Path, old: Path) -> None:
+    """Put `new` in the folder's place; where that fails, what stood there comes back."""
+    stood = folder.exists()
+    if stood:
+        os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        if stood:
+            os.rename(old, folder)
+        raise
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> Manifest:
@@ -221,5 +240,6 @@ def write_manifest(manifest: Manifest, folder: Path) -> Manifest:
         if path.is_file() and path.name != MANIFEST
     }
     values = {**to_dict(manifest), "files": {k: to_dict(v) for k, v in files.items()}}
+    values["sha256"] = _digest(values)
     (folder / MANIFEST).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return from_dict(Manifest, values, MANIFEST)

@@ -33,7 +33,8 @@ class _Commands(click.Group):
             if ctx.meta.get(DEBUG):
                 raise
             hint = "" if isinstance(error, CirRtError) else "  (--debug shows where)"
-            click.echo(f"{type(error).__name__}: {error}{hint}", err=True)
+            message = " ".join(str(error).split())
+            click.echo(f"{type(error).__name__}: {message}{hint}", err=True)
             ctx.exit(1)
 
 
@@ -83,7 +84,11 @@ def demo(out: Path, as_json: bool) -> None:
     if as_json:
         return _print_json(figures)
     engines = ", ".join(f"{k} {v}" for k, v in result.build.precisions.items())
-    click.echo(f"\n{result.queries} queries over {result.pictures} drawn pictures ({engines})\n")
+    race = result.build.latency
+    click.echo(f"\n{result.queries} queries over {result.pictures} drawn pictures")
+    click.echo(
+        f"engines: {engines}; {race.after_ms:.2f} ms a query, FP32 {race.before_ms:.2f} ms\n"
+    )
     header = ["asked with", *next(iter(result.recall.values()))]
     click.echo(table(header, [[name, *r.values()] for name, r in result.recall.items()]))
     click.echo()
@@ -286,6 +291,10 @@ def search(
     from cir_rt.report import table
     from cir_rt.retriever import Retriever
 
+    if sheet and (sheet.suffix.lower() != ".png" or not sheet.absolute().parent.is_dir()):
+        raise UsageError(
+            f"--sheet {sheet}: expected a name ending in .png in a folder that exists."
+        )
     with Retriever.open(bundle, gallery, threads=threads) as retriever:
         hits = retriever.search(image=image, text=text, **how)
         if sheet:

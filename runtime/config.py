@@ -25,9 +25,11 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     Raises ConfigError for an unknown key (naming the nearest one), a missing key, or a value that
     the dataclass itself refuses.
     """
+    label = where or cls.__name__
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{label}: expected a table of settings, got {values!r}.")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    label = where or cls.__name__
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
@@ -60,14 +62,14 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         inner = [a for a in arguments if a is not type(None)]
         return _typed(inner[0], value, where) if len(inner) == 1 else value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: expected a table of settings, got {value!r}.")
         return from_dict(hint, value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where}: expected a list, got {value!r}.")
         return tuple(_typed(arguments[0], item, where) for item in value)
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected a table, got {value!r}.")
         return {key: _typed(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

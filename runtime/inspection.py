@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cir_rt.bundle import faults, is_bundle, read_manifest
+from cir_rt.bundle import faults, is_bundle, read_manifest, sha256
 from cir_rt.errors import BundleError, CheckpointError, DataError, GalleryError
 from cir_rt.gallery import Gallery
 
@@ -22,7 +22,7 @@ def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
     if (path / "gallery.sqlite").exists():
         return _gallery(path, verify)
     if (path / "config.json").exists() and (path / "model.safetensors").exists():
-        return _checkpoint(path)
+        return _checkpoint(path, verify)
     raise DataError(f"{path}: neither a bundle, a gallery nor a checkpoint.")
 
 
@@ -63,25 +63,30 @@ def _gallery(path: Path, verify: bool) -> dict[str, Any]:
         }
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
+def _checkpoint(path: Path, verify: bool) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("config.json holds no table")
         parameters: dict[str, int] = {}
         with safe_open(path / "model.safetensors", framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118  not a mapping
                 part = name.split(".")[0]
                 shape = file.get_slice(name).get_shape()
                 parameters[part] = parameters.get(part, 0) + _product(shape)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged ({error}).") from error
+    if verify and config.get("weights_sha256") != sha256(path / "model.safetensors"):
+        raise CheckpointError(f"{path}: altered, the weights' sha256 is not config.json's.")
     return {
         "kind": "checkpoint",
         "system": config.get("system", config.get("model_type", "unknown")),
         "parameters": parameters,
         "graphs": sorted(p.name for p in path.glob("*.onnx")),
         "config": config,
+        "verified": verify,
     }
 
 

@@ -28,33 +28,38 @@ def load(source: PictureSource) -> Image.Image:
 
     EXIF orientation is applied, transparency is laid on white, palettes, grey, CMYK and 16-bit
     grey are converted. Raises PictureError for anything unreadable, truncated, animated, too
-    large, or in a mode without a fixed range (32-bit integer and float).
+    large, or in another mode (32-bit integer and float, LAB, HSV).
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "picture")
-    name = f"picture of {len(source)} bytes" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes):
-        if not Path(source).exists():
-            raise PictureError(f"{name}: no such file. Expected a path to a picture.")
+        name = "picture"
+    elif isinstance(source, bytes):
+        name = f"picture of {len(source)} bytes"
+    else:
+        name = str(source)
         if Path(source).is_dir():
             raise PictureError(f"{name}: is a folder. Expected a path to one picture.")
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(stream) as image:
+            if isinstance(source, Image.Image):
+                return _to_rgb(source, name)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 return _to_rgb(image, name)
+    except PictureError:
+        raise
+    except FileNotFoundError as error:
+        raise PictureError(f"{name}: no such file. Expected a path to a picture.") from error
+    except PermissionError as error:
+        raise PictureError(f"{name}: no permission to read it.") from error
     except UnidentifiedImageError as error:
         raise PictureError(
             f"{name}: not a picture that can be read. Expected JPEG, PNG, WebP, BMP or TIFF."
         ) from error
     except Image.DecompressionBombError as error:
         raise PictureError(_too_large(name)) from error
-    except PermissionError as error:
-        raise PictureError(f"{name}: no permission to read it.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise PictureError(
             f"{name}: truncated or damaged ({error}). Save the picture again and retry."
         ) from error
@@ -92,8 +97,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
     elif image.mode not in _DIRECT:
         raise PictureError(
-            f"{name}: pixel mode {image.mode} (32-bit) has no fixed range. "
-            "Expected 8 bits a channel, or 16-bit grey; convert it first."
+            f"{name}: pixel mode {image.mode} is not taken. Expected RGB, grey, palette or CMYK "
+            "of 8 bits a channel, or 16-bit grey; convert it first."
         )
     return image if image.mode == "RGB" else image.convert("RGB")
 

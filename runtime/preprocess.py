@@ -37,22 +37,27 @@ class Preprocess:
     def pixels(self, source: PictureSource) -> np.ndarray:
         """Return the picture as (size, size, 3) uint8. Raises PictureError."""
         image = load(source)
-        width, height = image.size
-        side = min(width, height) if self.fit == "crop" else max(width, height)
-        scaled = (
-            max(1, round(width * self.size / side)),
-            max(1, round(height * self.size / side)),
-        )
+        return np.asarray(self._cropped(image) if self.fit == "crop" else self._padded(image))
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        """Scale the short side, cut the centre; in one step, with no huge picture between."""
+        size, side = self.size, min(image.size)
+        width, height = (max(1, round(n * size / side)) for n in image.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        across, down = image.width / width, image.height / height  # source pixels a pixel
+        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+    def _padded(self, image: Image.Image) -> Image.Image:
+        scale = self.size / max(image.size)
+        scaled = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         if scaled != image.size:
             image = image.resize(scaled, Image.Resampling.BICUBIC)
-        left, top = (scaled[0] - self.size) // 2, (scaled[1] - self.size) // 2
-        if self.fit == "crop":
-            image = image.crop((left, top, left + self.size, top + self.size))
-        elif scaled != (self.size, self.size):
-            canvas = Image.new("RGB", (self.size, self.size), "white")
-            canvas.paste(image, (-left, -top))
-            image = canvas
-        return np.asarray(image)
+        if scaled == (self.size, self.size):
+            return image
+        canvas = Image.new("RGB", (self.size, self.size), "white")
+        canvas.paste(image, ((self.size - scaled[0]) // 2, (self.size - scaled[1]) // 2))
+        return canvas
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """Return (n, size, size, 3) uint8 as (n, 3, size, size) float32: (x / 255 - mean) / std."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 from cir_rt.errors import BackendMissing
+from cir_rt.pictures import load
 from cir_rt.results import Hits, Weights
 
 if TYPE_CHECKING:
@@ -103,8 +104,7 @@ def _draw_tile(
     corner: tuple[int, int],
     right: bool,
 ) -> None:
-    with Image.open(io.BytesIO(data)) as picture:
-        tile = picture.convert("RGB")
+    tile = load(data)
     tile.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
     x, y = corner
     sheet.paste(tile, (x + (TILE - tile.width) // 2, y + (TILE - tile.height) // 2))
@@ -168,7 +168,7 @@ def latency_plot(stages: Mapping[str, Sequence[float]], path: Path, title: str =
 def percentile(values: Sequence[float], q: float) -> float:
     """Return the q-th percentile by nearest rank."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(q / 100 * len(ordered)))]
+    return ordered[max(0, math.ceil(q * len(ordered) / 100) - 1)]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

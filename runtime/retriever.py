@@ -35,6 +35,7 @@ class Retriever:
         self._fingerprint = fingerprint
         self._index = ExactIndex(gallery.vectors) if gallery is not None else None
         self._owner = ThreadPoolExecutor(1, thread_name_prefix="cir-rt")
+        self._closed = False
         self.device = encoder.device
 
     @classmethod
@@ -53,8 +54,9 @@ class Retriever:
         """
         opened = open_bundle(Path(bundle))
         fingerprint = opened.manifest.fingerprints.vectors
+        encoder = Encoder.open(opened, device=device, threads=threads)
         pictures = Gallery.open(Path(gallery), fingerprint=fingerprint) if gallery else None
-        return cls(Encoder.open(opened, device=device, threads=threads), pictures, fingerprint)
+        return cls(encoder, pictures, fingerprint)
 
     def search(
         self,
@@ -116,7 +118,8 @@ class Retriever:
         return self._call(lambda: self._opened()[0].thumbnail(id))
 
     def close(self) -> None:
-        """Finish what is queued and release engines and gallery."""
+        """Finish what is queued and release engines and gallery; a second call does nothing."""
+        self._closed = True
         self._owner.shutdown()
         self._encoder.close()
         if self._gallery is not None:
@@ -133,6 +136,8 @@ class Retriever:
         return f"Retriever(device={self.device}, pictures={size})"
 
     def _call(self, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise UsageError("the retriever is closed. Open it again.")
         return self._owner.submit(work).result()
 
     def _opened(self) -> tuple[Gallery, ExactIndex]:
@@ -178,7 +183,7 @@ class Retriever:
                 own_rows[i] = gallery.row(image)
                 v[i] = gallery.vectors[own_rows[i]]
             elif image is not None:
-                if isinstance(image, str) and not Path(image).exists():
+                if isinstance(image, str) and not os.path.exists(image):
                     raise _neither_id_nor_file(image, gallery)
                 fresh.append(i)
         clock.lap("lookup")

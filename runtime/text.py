@@ -53,4 +53,8 @@ def _checked(text: str) -> str:
         raise TextError(f"text must be a string, got {type(text).__name__}.")
     if not text.strip():
         raise TextError("text is empty. Say what should change, or leave the text out.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TextError(f"text is not valid Unicode ({error.reason}). Type it again.") from error
     return text

@@ -1,4 +1,4 @@
-"""What all tests share: small drawn pictures, a tiny model in plain ONNX, its bundle and gallery."""
+"""What all tests share: drawn pictures, a tiny model in plain ONNX, its bundle and gallery."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def bundle(graphs: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def gallery(bundle: Path, garments: Path) -> Path:
-    """Return a gallery of the 72 pictures to rank; ids are file names without suffix."""
+    """Return a gallery of the 144 pictures to rank; ids are file names without suffix."""
     from cir_rt.gallery.indexing import Source
     from cir_rt.retriever import Retriever
 
@@ -67,6 +67,7 @@ def write_graphs(folder: Path, garments: Path, seed: int = 0) -> None:
     """Write config.json, model.safetensors, tokenizer.json, calibration/ and two ONNX graphs."""
     from safetensors.numpy import save_file
 
+    from cir_rt.bundle import sha256
     from cir_rt.export.checkpoint import ModelConfig, TowerSpec, write_config
     from cir_rt.export.data.formats import open_dataset
     from cir_rt.export.samples import write_samples
@@ -86,6 +87,7 @@ def write_graphs(folder: Path, garments: Path, seed: int = 0) -> None:
             text=TowerSpec(kind="tiny"),
             context=24,
             preprocess=Preprocess(size=SIZE),
+            weights_sha256=sha256(folder / "model.safetensors"),
         ),
         folder,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cir_rt.bundle import sha256
 from cir_rt.config import from_dict
 from cir_rt.errors import CheckpointError
 from cir_rt.export.checkpoint import (
@@ -93,4 +95,4 @@ def save_model(
     save_file(state, folder / WEIGHTS)
     if tokenizer.resolve() != (folder / TOKENIZER).resolve():
         shutil.copyfile(tokenizer, folder / TOKENIZER)
-    write_config(model.config, folder)
+    write_config(replace(model.config, weights_sha256=sha256(folder / WEIGHTS)), folder)

@@ -44,6 +44,7 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session: Any = None
         try:
             self._session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
         except Exception as error:  # the library's errors share no base class
@@ -63,6 +64,8 @@ class OnnxRuntimeEngine:
         stream: int | None = None,
     ) -> dict[str, Any]:
         """Return the outputs by name, written into `out` where it is given."""
+        if self._session is None:
+            raise EngineMismatch("the engine is closed. Open it again.")
         if stream is not None:
             raise EngineMismatch("a CPU engine takes no stream. Leave stream= out.")
         feeds = {spec.name: _fitting(spec, inputs.get(spec.name)) for spec in self.inputs}
@@ -75,8 +78,9 @@ class OnnxRuntimeEngine:
         binding = self._session.io_binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
+        rows = next(iter(feeds.values())).shape[0]
         for spec in self.outputs:
-            array = _fitting(spec, out.get(spec.name))
+            array = _writable(spec, out.get(spec.name), rows)
             binding.bind_output(
                 spec.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
             )
@@ -84,8 +88,8 @@ class OnnxRuntimeEngine:
         return {name: out[name] for name in names}
 
     def close(self) -> None:
-        """Drop the session."""
-        del self._session
+        """Drop the session; a second call does nothing."""
+        self._session = None
 
     def __repr__(self) -> str:
         return f"OnnxRuntimeEngine(device={self.device})"
@@ -117,3 +121,15 @@ def _fitting(spec: TensorSpec, array: Any) -> np.ndarray:
     if not fits or array.dtype != spec.dtype:
         raise EngineMismatch(f"expected {expected}, got {array.dtype} {list(array.shape)}.")
     return np.ascontiguousarray(array)
+
+
+def _writable(spec: TensorSpec, array: Any, rows: int) -> np.ndarray:
+    """Return the array where the engine may write `rows` rows straight into it."""
+    fitting = _fitting(spec, array)
+    direct = fitting is array or fitting.base is array or np.shares_memory(fitting, array)
+    if not (direct and array.flags.c_contiguous and array.flags.writeable and len(array) == rows):
+        raise EngineMismatch(
+            f"out: expected {spec.name} contiguous, writable and of {rows} rows, "
+            f"got {list(array.shape)}, strides {list(array.strides)}."
+        )
+    return fitting

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from cir_rt.errors import DataError, PictureError
-from cir_rt.gallery.store import Gallery, Item
+from cir_rt.gallery.item import Item, is_id
+from cir_rt.gallery.store import Gallery
 from cir_rt.pictures import SUFFIXES, load
 from cir_rt.preprocess import Preprocess
 
@@ -137,6 +138,8 @@ def thumbnail(image: Image.Image) -> bytes:
 
 
 def _decode(source: Source, preprocess: Preprocess) -> _Decoded | tuple[str, str]:
+    if not is_id(source.id):
+        return ascii(source.id), "the name cannot be an id. Rename the file, or give --metadata."
     try:
         data = source.path.read_bytes()
         image = load(data)
@@ -171,14 +174,30 @@ def _chunks(items: Sequence[Source], size: int) -> Iterator[Sequence[Source]]:
 
 
 def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the table as rows by id. Raises DataError for what cannot be right."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
+        rows: list[Any]
         if path.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [
+                json.loads(line, parse_constant=_no_number)
+                for line in text.split("\n")
+                if line.strip()
+            ]
         else:
-            rows = list(csv.DictReader(text.splitlines()))
-        return {str(row["id"]): row for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        table = {str(row["id"]): row for row in rows}
+        files = [row["file"] for row in rows if row.get("file")]
+        if any(None in row or None in row.values() for row in rows if path.suffix != ".jsonl"):
+            raise ValueError("a row has more or fewer cells than the header")
+        if len(table) < len(rows) or len(set(files)) < len(files):
+            raise ValueError("an id or a file stands there twice")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: expected CSV with a header, or JSONL, with an 'id' in each row ({error!r})."
         ) from error
+    return table
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")

@@ -1,0 +1,456 @@
+"""Build bundles from graphs: without torch, at every precision, and not over a gate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from PIL import Image
+from small_models import untrained
+
+from cir_rt.bundle import open_bundle
+from cir_rt.calibration.gate import Duel
+from cir_rt.calibration.recipe import Int8Recipe
+from cir_rt.encoder import Encoder
+from cir_rt.errors import BackendMissing, BundleError, CirRtError, DataError, GateError, UsageError
+from cir_rt.export.build import BuildOptions, BuildReport, build_engine
+from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
+from cir_rt.export.data.dataset import Dataset
+from cir_rt.export.evaluate import evaluate
+from cir_rt.export.models.build import load_model, save_model
+from cir_rt.export.models.encoder import open_encoder
+from cir_rt.export.onnx_export import export_graphs
+
+Feeds = Sequence[dict[str, np.ndarray]]
+Quantizer = Callable[[Path, Path, Int8Recipe, Feeds], int]
+LOOSE = 100.0  # points: these tests ask for INT8 on a handful of pictures
+
+
+def options(precision: str, **settings: Any) -> BuildOptions:
+    return BuildOptions(precision=precision, threads=1, **settings)
+
+
+def stub_race(monkeypatch: pytest.MonkeyPatch, ratio: float, spread: float = 0.0) -> None:
+    """Let every new engine take `ratio` times as long as the old one."""
+
+    def race(before: object, after: object, **settings: object) -> Duel:
+        return Duel(before_ms=1.0, after_ms=ratio, spread=spread)
+
+    for place in ("build", "candidates"):
+        monkeypatch.setattr(f"cir_rt.export.{place}.duel", race)
+
+
+@pytest.fixture(scope="module")
+def built(
+    graphs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, BuildReport]]:
+    """A bundle of either precision."""
+    out = tmp_path_factory.mktemp("bundles")
+    settings = {"max_recall_drop": LOOSE, "keep_slower": True}
+    return {
+        name: (out / name, build_engine(graphs, out / name, options(name, **settings)))
+        for name in ("fp32", "int8")
+    }
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_bundle_needs_no_torch(graphs: Path, tmp_path: Path) -> None:
+    code = """
+import json, sys
+sys.modules.update(torch=None, transformers=None, onnxscript=None)
+from pathlib import Path
+from cir_rt.bundle import open_bundle
+from cir_rt.encoder import Encoder
+from cir_rt.export.build import BuildOptions, build_engine
+graphs, out = map(Path, sys.argv[1:])
+report = build_engine(graphs, out, BuildOptions(threads=1, max_recall_drop=100))
+vectors = Encoder.open(open_bundle(out), threads=1).encode_texts(["is red", "has long sleeves"])
+print(json.dumps([report.to_json(), vectors.tolist()]))
+"""
+    command = [sys.executable, "-c", code, str(graphs), str(tmp_path / "made.cir")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report, vectors = json.loads(done.stdout)
+    assert report["bundle"] == str(tmp_path / "made.cir")
+    wanted = open_encoder(open_checkpoint(graphs)).encode_texts(["is red", "has long sleeves"])
+    assert (np.asarray(vectors) * wanted).sum(1).min() > 0.98
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_checkpoint_is_exported_on_the_way(
+    checkpoint: Checkpoint, tmp_path: Path, precision: str
+) -> None:
+    """Its graphs are then in full precision, unlike those of the other tests."""
+    settings = {"max_recall_drop": LOOSE, "keep_slower": True}
+    build_engine(checkpoint.folder, tmp_path / "made.cir", options(precision, **settings))
+    texts = ["is red", "has long sleeves"]
+    got = Encoder.open(open_bundle(tmp_path / "made.cir")).encode_texts(texts)
+    limit = 1e-5 if precision == "fp32" else 0.1
+    assert np.abs(got - open_encoder(checkpoint).encode_texts(texts)).max() < limit
+    assert {path.name for path in checkpoint.folder.iterdir()} == {
+        "calibration",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+
+
+def test_a_checkpoint_without_graphs_says_what_it_needs(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    code = """
+import sys
+sys.modules.update(torch=None)
+from pathlib import Path
+from cir_rt.errors import BackendMissing
+from cir_rt.export.build import BuildOptions, build_engine
+try:
+    build_engine(Path(sys.argv[1]), Path(sys.argv[2]), BuildOptions())
+except BackendMissing as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", code, str(checkpoint.folder), str(tmp_path / "made.cir")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "pip install 'cir-rt[export]'" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_fp32_is_the_model_itself(
+    built: dict[str, tuple[Path, BuildReport]], graphs: Path, drawn: Dataset
+) -> None:
+    bundle, report = built["fp32"]
+    encoder, wanted = Encoder.open(open_bundle(bundle)), open_encoder(open_checkpoint(graphs))
+    paths = drawn.paths(drawn.split("val").pictures[:19])
+    v, u = encoder.encode_pictures(paths), encoder.encode_texts(["is red", "longer"] * 9 + ["x"])
+    assert np.abs(v - wanted.encode_pictures(paths)).max() < 1e-5
+    assert np.abs(u - wanted.encode_texts(["is red", "longer"] * 9 + ["x"])).max() < 1e-5
+    for ours, theirs in zip(encoder.compose(v, u), wanted.compose(v, u), strict=True):
+        assert np.abs(ours - theirs).max() < 1e-5
+    assert report.precisions == {"image": "fp32", "text": "fp32"}
+    assert report.cosine_min == pytest.approx(1, abs=1e-5)
+    assert report.recall_before == report.recall_after == report.recall_mixed
+
+
+def test_int8_stays_close(
+    built: dict[str, tuple[Path, BuildReport]], graphs: Path, drawn: Dataset
+) -> None:
+    bundle, report = built["int8"]
+    assert report.precisions == {"image": "int8", "text": "int8"}
+    assert 0.98 <= report.cosine_min < 1
+    for role in ("image", "text"):
+        nodes = onnx.load(bundle / f"onnx/{role}.onnx").graph.node
+        assert any(node.op_type == "DequantizeLinear" for node in nodes)
+    encoder, wanted = Encoder.open(open_bundle(bundle)), open_encoder(open_checkpoint(graphs))
+    paths = drawn.paths(drawn.split("val").pictures[:19])  # never seen in calibration
+    agreement = (encoder.encode_pictures(paths) * wanted.encode_pictures(paths)).sum(1)
+    assert 0.98 <= agreement.min() < 1
+
+
+def test_recall_before_is_that_of_the_calibration_queries(
+    built: dict[str, tuple[Path, BuildReport]], graphs: Path
+) -> None:
+    from cir_rt.export.data.formats import open_dataset
+
+    own = open_dataset(graphs / "calibration")
+    report = evaluate(open_encoder(open_checkpoint(graphs)), own, own.split("calibration"))
+    before = built["int8"][1].recall_before
+    assert before == pytest.approx(report.recall, abs=0.6)  # one or two queries may tip over
+
+
+def test_the_manifest_says_what_was_measured(
+    built: dict[str, tuple[Path, BuildReport]], graphs: Path
+) -> None:
+    bundle, report = built["int8"]
+    manifest = open_bundle(bundle).manifest
+    quality = dict(manifest.quality)
+    calibration = quality.pop("calibration")
+    assert quality == json.loads(json.dumps(report.to_json()["quality"]))
+    assert set(quality) == {"cosine_min", "recall_before", "recall_after", "recall_mixed"}
+    assert calibration["pictures"] > 100
+    assert calibration["gate_queries"] == 360
+    assert len(calibration["sha256"]) == 64
+    assert manifest.precisions == {"image": "int8", "text": "int8"}
+    assert manifest.roles["image"].recipe["operators"]
+    assert manifest.roles["image"].preprocess == open_checkpoint(graphs).config.preprocess
+    assert {"onnxruntime", "python", "numpy"} <= set(manifest.versions)
+    assert report.size_bytes == sum(fact.size_bytes for fact in manifest.files.values())
+
+
+def test_a_gallery_fits_either_precision(built: dict[str, tuple[Path, BuildReport]]) -> None:
+    prints = {open_bundle(path).manifest.fingerprints.vectors for path, _ in built.values()}
+    assert len(prints) == 1
+
+
+def test_another_model_has_another_fingerprint(
+    built: dict[str, tuple[Path, BuildReport]], twins: Path, tmp_path: Path
+) -> None:
+    build_engine(twins, tmp_path / "other", options("fp32"))
+    other = open_bundle(tmp_path / "other").manifest.fingerprints.vectors
+    assert other != open_bundle(built["fp32"][0]).manifest.fingerprints.vectors
+
+
+def test_the_report_has_the_fields_of_the_contract(
+    built: dict[str, tuple[Path, BuildReport]],
+) -> None:
+    values = json.loads(json.dumps(built["int8"][1].to_json()))
+    contract = {"bundle", "backend", "device", "precision", "size_bytes", "seconds"}
+    assert contract | {"quality", "latency_ms"} <= set(values)
+    assert (values["backend"], values["device"], values["precision"]) == (
+        "onnxruntime",
+        "cpu",
+        "int8",
+    )
+    assert {"cosine_min", "recall_before", "recall_after"} <= set(values["quality"])
+    assert set(values["latency_ms"]) == {"before", "after"}
+    assert min(values["latency_ms"].values()) > 0
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Graphs of a model that listens to pictures alone; every target is its reference's twin.
+
+    Nobody trained it, yet recall is full until an engine is damaged.
+    """
+    folder = tmp_path_factory.mktemp("untrained")
+    untrained(folder, seed=3)
+    model = load_model(open_checkpoint(folder))
+    with torch.no_grad():
+        model.compose.gate.weight.zero_()
+        model.compose.gate.bias.copy_(torch.tensor([9.0, -9.0]))
+    save_model(model, folder / "tokenizer.json", folder)
+    images = folder / "calibration/images"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines, ids = [], []
+    for k in range(24):
+        coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        blobs = Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC)
+        for name, light in (("a", 1.0), ("b", 0.97)):
+            blobs.point(lambda x, s=light: int(x * s)).save(images / f"{k}{name}.png")
+            ids.append(f"{k}{name}")
+        caption = ("in red", "with dots", "is longer")[k % 3]
+        lines.append(json.dumps({"reference": f"{k}a", "caption": caption, "targets": [f"{k}b"]}))
+    (folder / "calibration/calibration.jsonl").write_text("\n".join(lines))
+    (folder / "calibration/gallery.calibration.txt").write_text("\n".join(ids))
+    out = tmp_path_factory.mktemp("twins")
+    export_graphs(open_checkpoint(folder), out, half=True)
+    return out
+
+
+def quantizer(change: Callable[[onnx.ModelProto], None], role: str = "image") -> Quantizer:
+    """Return one that spoils the role's graph and copies the other."""
+
+    def quantize(graph: Path, out: Path, recipe: Int8Recipe, feeds: Feeds) -> int:
+        assert feeds
+        model = onnx.load(graph)
+        if graph.name.startswith(role):
+            change(model)
+        onnx.save(model, out)
+        return 1
+
+    return quantize
+
+
+def blinded(model: onnx.ModelProto) -> None:
+    """Let nothing of the input through, so that all vectors are one."""
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.ndim == 4:
+            tensor.CopyFrom(numpy_helper.from_array(0 * values, tensor.name))
+
+
+def broken(model: onnx.ModelProto) -> None:
+    """Let the engine return no numbers."""
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.ndim == 2:
+            tensor.CopyFrom(numpy_helper.from_array(np.nan * values, tensor.name))
+
+
+def turned(model: onnx.ModelProto) -> None:
+    """Negate every vector: at peace with itself, but not with an FP32 gallery."""
+    (output,) = model.graph.output
+    for node in model.graph.node:
+        for k, name in enumerate(node.output):
+            if name == output.name:
+                node.output[k] = "before"
+    model.graph.node.append(helper.make_node("Neg", ["before"], [output.name]))
+
+
+def use(monkeypatch: pytest.MonkeyPatch, replacement: Quantizer) -> None:
+    monkeypatch.setattr("cir_rt.export.candidates.quantize", replacement)
+
+
+def test_the_twins_are_found(twins: Path, tmp_path: Path) -> None:
+    report = build_engine(twins, tmp_path / "made.cir", options("fp32"))
+    assert report.recall_before["R@1"] > 90
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (blinded, r"quantized engines: recall fell by \d+\.\d\d points, the limit is 0\.5"),
+        (turned, r"quantized queries on an FP32 gallery: recall fell"),
+        (broken, "fell"),
+    ],
+)
+def test_a_loss_of_recall_fails_the_build(
+    twins: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[onnx.ModelProto], None],
+    message: str,
+) -> None:
+    use(monkeypatch, quantizer(change))
+    with pytest.raises(GateError, match=message):
+        build_engine(twins, tmp_path / "made.cir", options("int8", keep_slower=True))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", [blinded, turned, broken])
+def test_auto_gives_back_what_loses_recall(
+    twins: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[onnx.ModelProto], None],
+) -> None:
+    use(monkeypatch, quantizer(change))
+    stub_race(monkeypatch, 0.5)
+    report = build_engine(twins, tmp_path / "made.cir", options("auto"))
+    assert report.precisions == {"image": "fp32", "text": "int8"}
+    assert report.recall_after == report.recall_before
+    assert any("image: back to fp32, recall had fallen" in note for note in report.notes)
+
+
+def test_a_loss_within_the_limit_is_kept(
+    twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, quantizer(blinded))
+    settings = {"keep_slower": True, "max_recall_drop": 100.0}
+    report = build_engine(twins, tmp_path / "made.cir", options("int8", **settings))
+    assert report.recall_after["R@1"] < report.recall_before["R@1"] - 50
+    assert report.precisions["image"] == "int8"
+
+
+@pytest.mark.parametrize(("ratio", "precision"), [(0.5, "int8"), (2.0, "fp32")])
+def test_auto_takes_the_fastest(
+    graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, precision: str
+) -> None:
+    stub_race(monkeypatch, ratio)
+    chosen = options("auto", max_recall_drop=LOOSE)
+    report = build_engine(graphs, tmp_path / "made.cir", chosen)
+    assert report.precisions == {"image": precision, "text": precision}
+    assert len(report.notes) == 2
+
+
+def test_a_slower_precision_by_name_is_refused(
+    graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub_race(monkeypatch, 1.2, spread=0.1)
+    with pytest.raises(GateError, match=r"1\.20 ms, slower than the 1\.00 ms .*--keep-slower"):
+        build_engine(graphs, tmp_path / "a", options("int8", max_recall_drop=LOOSE))
+    assert not list(tmp_path.iterdir())
+    kept = options("int8", max_recall_drop=LOOSE, keep_slower=True)
+    assert build_engine(graphs, tmp_path / "b", kept).precisions["image"] == "int8"
+    stub_race(monkeypatch, 1.14, spread=0.1)
+    build_engine(graphs, tmp_path / "c", options("int8", max_recall_drop=LOOSE))
+    stub_race(monkeypatch, 9.0)
+    build_engine(graphs, tmp_path / "d", options("fp32"))
+
+
+def test_a_failed_build_keeps_the_old_bundle(
+    built: dict[str, tuple[Path, BuildReport]],
+    twins: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = shutil.copytree(built["fp32"][0], tmp_path / "made.cir")
+    before = digests(tmp_path)
+    use(monkeypatch, quantizer(blinded))
+    with pytest.raises(GateError):
+        build_engine(twins, old, options("int8", keep_slower=True))
+    assert digests(tmp_path) == before
+    build_engine(twins, old, options("fp32"))
+    assert digests(tmp_path) != before
+    assert [path.name for path in tmp_path.iterdir()] == ["made.cir"]
+    open_bundle(old)
+
+
+def test_a_folder_that_is_no_bundle_is_refused_before_any_work(
+    graphs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").touch()
+    stages: list[str] = []
+    with pytest.raises(BundleError, match="exists and is not a bundle"):
+        build_engine(graphs, tmp_path, options("fp32"), progress=stages.append)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert "candidates" not in stages
+
+
+def test_no_calibration_inputs_are_an_error(graphs: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(graphs, tmp_path / "graphs")
+    shutil.rmtree(bare / "calibration")
+    with pytest.raises(DataError, match=r"no calibration inputs.*--calibration DIR"):
+        build_engine(bare, tmp_path / "made.cir", options("int8"))
+    assert not (tmp_path / "made.cir").exists()
+
+
+def test_another_dataset_may_calibrate(graphs: Path, drawn: Dataset, tmp_path: Path) -> None:
+    report = build_engine(graphs, tmp_path / "made.cir", options("fp32"), calibration=drawn.folder)
+    assert set(report.recall_before) == {"R@1", "R@10", "R@50"}  # FashionIQ's own
+    fact = open_bundle(tmp_path / "made.cir").manifest.quality["calibration"]
+    assert fact["gate_queries"] == len(drawn.split("val").queries)
+
+
+def test_calibration_without_captions_is_an_error(graphs: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(graphs, tmp_path / "graphs")
+    (bare / "calibration/calibration.jsonl").write_text("")
+    with pytest.raises(CirRtError):
+        build_engine(bare, tmp_path / "made.cir", options("int8"))
+
+
+def test_weights_that_moved_are_found_out(graphs: Path, tmp_path: Path) -> None:
+    """The graphs point into model.safetensors by offset; another header moves every tensor."""
+    from safetensors.numpy import load_file, save_file
+
+    moved = shutil.copytree(graphs, tmp_path / "graphs")
+    save_file(
+        load_file(moved / "model.safetensors"),
+        moved / "model.safetensors",
+        metadata={"note": "saved again"},
+    )
+    with pytest.raises(CirRtError, match=r"model\.safetensors"):
+        build_engine(moved, tmp_path / "made.cir", options("fp32"))
+
+
+def test_stages_are_told(graphs: Path, tmp_path: Path) -> None:
+    stages: list[str] = []
+    build_engine(graphs, tmp_path / "made.cir", options("fp32"), progress=stages.append)
+    assert stages == ["graphs", "candidates", "gates", "bundle"]
+
+
+def test_what_cannot_be_built_is_named() -> None:
+    with pytest.raises(UsageError, match="precision 'int4' is not known. Expected: fp32, int8"):
+        BuildOptions(precision="int4")
+    with pytest.raises(BackendMissing, match="backend 'tensorflow'"):
+        BuildOptions(backend="tensorflow")
+    with pytest.raises(BackendMissing, match="device 'tpu'"):
+        BuildOptions(device="tpu")

@@ -1,0 +1,114 @@
+"""Check the towers and their composition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import RECIPE
+
+from cir_rt.errors import CheckpointError, ConfigError
+from cir_rt.export.checkpoint import TowerSpec
+from cir_rt.export.models.build import build_tower
+from cir_rt.export.models.progressive import WeightedComposition
+from cir_rt.export.models.towers import ConvTower, ConvTowerConfig, TextTower, TextTowerConfig
+from cir_rt.export.train.recipes import Progressive
+
+
+@pytest.fixture(scope="module")
+def text() -> TextTower:
+    torch.manual_seed(0)
+    return TextTower(TextTowerConfig(vocabulary=111, context=19, width=32, dim=24)).eval()
+
+
+@pytest.fixture(scope="module")
+def image() -> ConvTower:
+    torch.manual_seed(0)
+    tower = ConvTower(ConvTowerConfig(stem=8, widths=(16, 24), blocks=2, dim=24))
+    tower.train()(torch.randn(19, 3, 32, 32))  # moves the batch norms off their start
+    return tower.eval()
+
+
+def words(n: int, length: int) -> torch.Tensor:
+    return torch.randint(1, 111, (n, length), generator=torch.Generator().manual_seed(n))
+
+
+def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
+    assert (a - b).abs().max() < 1e-5
+
+
+@torch.inference_mode()
+def test_padding_does_not_change_a_text(text: TextTower) -> None:
+    for length in (1, 7, 18):
+        ids = words(7, length)
+        padded = torch.zeros(7, 19, dtype=torch.int64)
+        padded[:, :length] = ids
+        assert_close(text(padded), text(ids))
+
+
+@torch.inference_mode()
+def test_a_batch_of_texts_is_its_rows(text: TextTower) -> None:
+    ids = words(7, 19)
+    for k in range(7):
+        ids[k, 1 + 2 * k :] = 0
+    together = text(ids)
+    for k in range(7):
+        assert_close(together[k], text(ids[k : k + 1, : 1 + 2 * k])[0])
+
+
+@torch.inference_mode()
+def test_the_order_of_words_counts(text: TextTower) -> None:
+    ids = words(1, 7)
+    assert (text(ids) - text(ids.flip(1))).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+def test_only_padding_is_still_a_vector(text: TextTower) -> None:
+    assert torch.isfinite(text(torch.zeros(1, 3, dtype=torch.int64))).all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("n", [1, 7, 19])
+def test_a_batch_of_pictures_is_its_rows(image: ConvTower, n: int) -> None:
+    pixels = torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(n))
+    together = image(pixels)
+    assert together.shape == (n, 24)
+    for k in range(n):
+        assert_close(together[k], image(pixels[k : k + 1])[0])
+    assert_close(image(pixels.contiguous(memory_format=torch.channels_last)), together)
+
+
+@torch.inference_mode()
+def test_vectors_have_unit_length(image: ConvTower, text: TextTower) -> None:
+    ones = torch.ones(7)
+    assert_close(image(torch.randn(7, 3, 32, 32)).norm(dim=-1), ones)
+    assert_close(text(words(7, 5)).norm(dim=-1), ones)
+
+
+@pytest.mark.parametrize("role", ["image", "text"])
+def test_default_towers_are_small(role: str) -> None:
+    spec: TowerSpec = getattr(Progressive(), role)
+    assert sum(p.numel() for p in build_tower(spec).parameters()) <= 2_000_000
+
+
+def test_unknown_kinds_and_settings_are_named() -> None:
+    with pytest.raises(CheckpointError, match=r"no tower of kind 'vit'\. Known: conv"):
+        build_tower(TowerSpec(kind="vit"))
+    with pytest.raises(ConfigError, match="Did you mean 'widths'"):
+        build_tower(TowerSpec(kind="conv", settings={"width": [3]}))
+    assert isinstance(build_tower(RECIPE.image), ConvTower)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_composition_is_its_formula(temperature: float) -> None:
+    torch.manual_seed(0)
+    compose = WeightedComposition(8, temperature)
+    v, u = torch.nn.functional.normalize(torch.randn(2, 7, 8), dim=-1)
+    q, weights = compose(v, u)
+    for k in range(7):
+        both = torch.cat([v[k], u[k]])
+        hidden = (compose.hidden.weight @ both + compose.hidden.bias).clamp(min=0)
+        odds = ((compose.gate.weight @ hidden + compose.gate.bias) / temperature).exp()
+        assert_close(weights[k], odds / odds.sum())
+        mixed = weights[k, 0] * v[k] + weights[k, 1] * u[k]
+        assert_close(q[k], mixed / mixed.norm())
