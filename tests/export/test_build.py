@@ -448,7 +448,7 @@ def test_stages_are_told(graphs: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_built_is_named() -> None:
-    with pytest.raises(UsageError, match="precision 'int4' is not known. Expected: fp32, int8"):
+    with pytest.raises(UsageError, match=r"precision 'int4' is not known\. Expected: fp32, int8"):
         BuildOptions(precision="int4")
     with pytest.raises(BackendMissing, match="backend 'tensorflow'"):
         BuildOptions(backend="tensorflow")
