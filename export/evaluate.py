@@ -9,6 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cir_rt.bundle import is_bundle, open_bundle
+from cir_rt.encoder import Encoder as BundleEncoder
+from cir_rt.errors import BackendMissing, DataError
+from cir_rt.export.checkpoint import is_checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset, Query, Split
 from cir_rt.metrics import recall, target_ranks
 
@@ -60,6 +64,22 @@ class Report:
             "groups": self.groups,
             "mean": self.mean,
         }
+
+
+def open_model(model: Path, device: str = "cpu", threads: int | None = None) -> Encoder:
+    """Open a bundle, or a checkpoint in PyTorch. Raises DataError for a folder that is neither."""
+    if is_bundle(model):
+        return BundleEncoder.open(open_bundle(model), device=device, threads=threads)
+    if not is_checkpoint(model):
+        raise DataError(f"{model}: neither a bundle nor a checkpoint.")
+    try:
+        from cir_rt.export.models.encoder import open_encoder
+    except ImportError as error:
+        raise BackendMissing(
+            f"{model} is a checkpoint; evaluating it needs torch. Install it:  "
+            "pip install 'cir-rt[export]'"
+        ) from error
+    return open_encoder(open_checkpoint(model), device=device, threads=threads)
 
 
 def encode(encoder: Encoder, dataset: Dataset, split: Split) -> Vectors:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from cir_rt import __version__
-from cir_rt.errors import CirRtError, DataError, UsageError
+from cir_rt.errors import CirRtError, UsageError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -162,10 +162,11 @@ def evaluate(
     """Measure recall of MODEL, a checkpoint or a bundle, by the dataset's own protocol."""
     from cir_rt.export.data.formats import open_dataset
     from cir_rt.export.evaluate import evaluate as run
+    from cir_rt.export.evaluate import open_model
 
     dataset = open_dataset(data)
     chosen = dataset.split(split, protocol)
-    report = run(_encoder(model, device, threads), dataset, chosen, weight=weight)
+    report = run(open_model(model, device, threads), dataset, chosen, weight=weight)
     if as_json:
         return _print_json(report.to_json())
     from cir_rt.report import table
@@ -321,23 +322,6 @@ def inspect(path: Path, verify: bool, as_json: bool) -> None:
 def main() -> None:
     """Run the command line."""
     cli()
-
-
-def _encoder(model: Path, device: str, threads: int | None) -> Any:
-    """Open a bundle, or a checkpoint (which needs torch), for evaluation."""
-    from cir_rt.bundle import is_bundle, open_bundle
-    from cir_rt.export.checkpoint import is_checkpoint, open_checkpoint
-
-    if is_bundle(model):
-        from cir_rt.encoder import Encoder
-
-        return Encoder.open(open_bundle(model), device=device, threads=threads)
-    if not is_checkpoint(model):
-        raise DataError(f"{model}: neither a bundle nor a checkpoint.")
-    _needs_torch()
-    from cir_rt.export.models.encoder import open_encoder
-
-    return open_encoder(open_checkpoint(model), device=device, threads=threads)
 
 
 def _draw_sheet(retriever: Any, hits: Any, image: str | None, text: str | None, path: Path) -> None:
