@@ -76,7 +76,7 @@ def check_recall(
 ) -> None:
     """Raise GateError where a recall fell by more than `limit` points."""
     drop = recall_drop(before, after)
-    if drop > limit:
+    if not drop <= limit:  # not a number is a loss
         raise GateError(
             f"{what}: recall fell by {drop:.2f} points, the limit is {limit:g} "
             f"({_shown(before)} -> {_shown(after)}). "

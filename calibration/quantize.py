@@ -66,7 +66,11 @@ def quantize(
             calibrate_method=_METHODS[recipe.method],
             op_types_to_quantize=[*recipe.operators, *_FOLLOWERS],
             nodes_to_quantize=[*nodes, *_followers(onnx.load(graph), nodes, recipe.operators)],
-            extra_options={"CalibTensorRangeSymmetric": recipe.signed_activations},
+            # The second keeps each Relu: symmetric ranges do not clip at zero in its stead.
+            extra_options={
+                "CalibTensorRangeSymmetric": recipe.signed_activations,
+                "ActivationSymmetric": recipe.signed_activations,
+            },
         )
         onnx.save(onnx.load(raw), out)
     return len(nodes)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cir_rt.text import text_lengths
+
 BATCH = 32
 
 
@@ -23,12 +25,14 @@ class Samples:
         if role == "image":
             starts = range(0, len(self.pixels), BATCH)
             return [{"pixels": self.pixels[k : k + BATCH]} for k in starts]
-        lengths = (self.ids != self.pad_id).sum(1)
+        lengths = text_lengths(self.ids, self.pad_id)
         order = np.argsort(lengths, kind="stable")
         feeds = []
         for k in range(0, len(order), BATCH):
             rows = order[k : k + BATCH]
-            feeds.append({"ids": np.ascontiguousarray(self.ids[rows, : lengths[rows].max()])})
+            feeds.append(
+                {"ids": np.ascontiguousarray(self.ids[rows, : max(1, lengths[rows].max())])}
+            )
         return feeds
 
     def digest(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+from onnx.external_data_helper import load_external_data_for_model
 
 from cir_rt.calibration.gate import duel
 from cir_rt.calibration.quantize import quantize
@@ -60,7 +61,9 @@ class Candidates:
         for k, recipe in enumerate(candidates()):
             path = self.scratch / f"{fp32.role}.int8-{k}.onnx"
             if quantize(fp32.path, path, recipe, self.samples.feeds(fp32.role)):
-                ways.append(self._candidate(fp32.role, path, recipe))
+                way = self._candidate(fp32.role, path, recipe)
+                if np.isfinite(way.vectors).all():
+                    ways.append(way)
         return ways
 
     def fastest(self, ways: Sequence[Candidate]) -> tuple[Candidate, str]:
@@ -94,7 +97,8 @@ def _materialise(graph: Path, out: Path) -> None:
     options.optimized_model_filepath = str(out)
     options.log_severity_level = 3
     onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    model = onnx.load(out)
+    model = onnx.load(out, load_external_data=False)
+    load_external_data_for_model(model, str(graph.parent))  # what folding left outside
     used = {node.domain for node in model.graph.node}
     kept = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]

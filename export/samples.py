@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +61,16 @@ def read_samples(
 ) -> Samples:
     """Read up to `limit` pictures and captions of the dataset's training or only split."""
     split = dataset.split("train" if "train" in dataset.splits else next(iter(dataset.splits)))
-    step = max(1, len(split.pictures) // limit)
-    pixels = preprocess(dataset.paths(split.pictures[::step][:limit]))
+    pixels = preprocess(dataset.paths(_spread(split.pictures, limit)))
     texts = list(dict.fromkeys(q.text for q in split.queries))
-    step = max(1, len(texts) // limit)
-    ids = tokenizer(texts[::step][:limit], truncate=True)
+    ids = tokenizer(_spread(texts, limit), truncate=True)
     return Samples(pixels=pixels, ids=ids, pad_id=tokenizer.pad_id)
+
+
+def _spread(items: Sequence[str], limit: int) -> list[str]:
+    """Return at most `limit` items, evenly over all of them."""
+    count = min(limit, len(items))
+    return [items[k * len(items) // count] for k in range(count)]
 
 
 def _inside(query: Query, pictures: dict[str, None]) -> list[str]:

@@ -17,12 +17,12 @@ def target_ranks(
 
     `scores` is (queries, gallery); `targets` holds gallery rows, any of which counts; `removed`
     holds one row a query that is left out of its ranking (the reference). Equal scores rank by
-    lower row, as in the search itself. A query without targets ranks last. Raises ValueError for
-    scores that are not numbers: they compare as neither ahead nor behind.
+    lower row, as in the search itself. A query without targets is never found. Raises ValueError
+    for scores that are not numbers: they compare as neither ahead nor behind.
     """
     if np.isnan(scores).any():
         raise ValueError("scores hold NaN: the engine or the vectors are broken")
-    ranks = np.full(len(targets), scores.shape[1], np.int64)
+    ranks = np.full(len(targets), np.iinfo(np.int64).max, np.int64)
     for i, rows in enumerate(targets):
         if not len(rows):
             continue

@@ -48,6 +48,12 @@ class Tokenizer:
         return ids
 
 
+def text_lengths(ids: np.ndarray, pad_id: int) -> np.ndarray:
+    """Return each row's length up to its last token that is not padding, (n,) int64."""
+    keep = ids != pad_id
+    return np.where(keep.any(1), ids.shape[1] - np.argmax(keep[:, ::-1], axis=1), 0)
+
+
 def _checked(text: str) -> str:
     if not isinstance(text, str):
         raise TextError(f"text must be a string, got {type(text).__name__}.")

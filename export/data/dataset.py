@@ -39,7 +39,12 @@ class Query:
     @property
     def text(self) -> str:
         """The annotators' captions as one sentence, "a and b"."""
-        return " and ".join(c.strip().strip(".") for c in self.captions)
+        return " and ".join(c.strip().strip(".") for c in self.spoken)
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """The captions that say something: published sets hold empty ones and lone full stops."""
+        return tuple(c for c in self.captions if c.strip(" ."))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cir_rt.errors import DataError
 from cir_rt.export.data.dataset import Dataset, Protocol, Query, Split
-from cir_rt.export.data.formats import read_json, read_labels
+from cir_rt.export.data.formats import read_json, read_labels, sentences
 
 ORIGINAL = Protocol(
     name="original",
@@ -62,11 +62,11 @@ def _query(entry: dict, category: str, path: Path) -> Query:
     try:
         return Query(
             reference=entry["candidate"],
-            captions=tuple(entry["captions"]),
+            captions=sentences(entry["captions"]),
             targets=(entry["target"],),
             group=category,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: expected candidate, target and captions, got {entry}.") from error
 
 

@@ -38,6 +38,15 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not readable as JSON ({error}).") from error
 
 
+def sentences(values: Any) -> tuple[str, ...]:
+    """Return a list of texts as a tuple. Raises ValueError unless it is one that says something."""
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise ValueError(f"expected a list of texts, got {values!r}")
+    if not any(v.strip(" .") for v in values):
+        raise ValueError("all texts are empty")
+    return tuple(values)
+
+
 def read_labels(path: Path) -> dict[str, tuple[str, ...]]:
     """Read labels.csv as {id: (attributes, title)}.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cir_rt.errors import DataError
 from cir_rt.export.data.dataset import Dataset, Protocol, Query, Split
-from cir_rt.export.data.formats import read_labels
+from cir_rt.export.data.formats import read_labels, sentences
 
 GROUP = "all"
 PROTOCOL = Protocol(
@@ -34,7 +34,7 @@ def read(folder: Path) -> Dataset:
         )
         gallery = folder / f"gallery.{path.stem}.txt"
         if gallery.exists():
-            ids = gallery.read_text(encoding="utf-8").split()
+            ids = [i.strip() for i in gallery.read_text(encoding="utf-8").splitlines() if i.strip()]
         else:
             ids = [i for q in queries for i in (q.reference, *q.targets)]
         split = Split(
@@ -55,11 +55,17 @@ def _query(line: str, path: Path, number: int) -> Query:
         entry = json.loads(line)
         return Query(
             reference=str(entry["reference"]),
-            captions=(entry["caption"],),
-            targets=tuple(str(t) for t in entry["targets"]),
+            captions=sentences([entry["caption"]]),
+            targets=_ids(entry["targets"]),
             group=GROUP,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}:{number}: expected reference, caption and targets ({error!r})."
         ) from error
+
+
+def _ids(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"expected a list of targets, got {values!r}")
+    return tuple(str(v) for v in values)

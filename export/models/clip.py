@@ -85,7 +85,7 @@ def read_clip(folder: Path, tokenizer: Path) -> tuple[ModelConfig, dict[str, Ten
         image=_spec("clip-image", config.vision_config, config.projection_dim),
         text=_spec("clip-text", config.text_config, config.projection_dim),
         context=config.text_config.max_position_embeddings,
-        pad_id=pieces.pad_token_id if pieces.pad_token_id is not None else 0,
+        pad_id=_pad(pieces),
         preprocess=_preprocess(folder, config.vision_config.image_size),
     )
     weights = {}
@@ -95,6 +95,15 @@ def read_clip(folder: Path, tokenizer: Path) -> tuple[ModelConfig, dict[str, Ten
         elif key.startswith(("text_model.", "text_projection.")):
             weights[f"text.clip.{key}"] = tensor
     return model_config, weights
+
+
+def _pad(pieces: Any) -> int:
+    """Return a padding other than the end mark: CLIP pads with it, and lengths could not be told.
+
+    What follows the end mark is not read, so that any other id will do.
+    """
+    ids = (pieces.pad_token_id, 0, 1)
+    return next(i for i in ids if i is not None and i != pieces.eos_token_id)
 
 
 def _spec(kind: str, config: CLIPVisionConfig | CLIPTextConfig, dim: int) -> TowerSpec:

@@ -13,12 +13,12 @@ import numpy as np
 from cir_rt.export.data.dataset import Dataset, Query, Split
 from cir_rt.export.train.batches import Links
 from cir_rt.preprocess import Preprocess
-from cir_rt.text import Tokenizer
+from cir_rt.text import Tokenizer, text_lengths
 
 
 def variants(query: Query) -> tuple[str, ...]:
     """Return the ways to read a query in training: each caption alone, and joined in any order."""
-    alone = query.captions
+    alone = query.spoken
     if len(alone) == 1:
         return alone
     return alone + tuple(" and ".join(order) for order in permutations(alone))
@@ -43,7 +43,7 @@ class Examples:
     def tokens(self, rows: np.ndarray, pad_id: int) -> np.ndarray:
         """Return the rows' token ids, cut to the longest of them."""
         ids = self.ids[rows]
-        return ids[:, : max(1, int((ids != pad_id).any(0).sum()))]
+        return ids[:, : int(text_lengths(ids, pad_id).max(initial=1))]
 
 
 def read_examples(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,21 +58,22 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    out.mkdir(parents=True, exist_ok=True)
-    split = dataset.split("train")
-    if init:
-        model = _started(init, out / TOKENIZER)
-    else:
-        size = learn(texts_of(dataset, split), recipe.vocabulary, out / TOKENIZER)
-        model = CirModel(_fresh_config(recipe, size))
-    config = model.config
-    tokenizer = Tokenizer(out / TOKENIZER, context=config.context, pad_id=config.pad_id)
-    examples = read_examples(dataset, split, config.preprocess, tokenizer)
-    trainer = Trainer(
-        model, examples, recipe, device=device, seed=seed, pretrained=init is not None
-    )
-    begun = trainer.run(epochs=epochs, minutes=minutes, progress=progress)
-    save_model(model, out / TOKENIZER, out)
+    with tempfile.TemporaryDirectory(prefix="cir-rt-train-") as scratch:
+        words = Path(scratch) / TOKENIZER  # what stands in `out` stays until training is over
+        split = dataset.split("train")
+        if init:
+            model = _started(init, words)
+        else:
+            size = learn(texts_of(dataset, split), recipe.vocabulary, words)
+            model = CirModel(_fresh_config(recipe, size))
+        config = model.config
+        tokenizer = Tokenizer(words, context=config.context, pad_id=config.pad_id)
+        examples = read_examples(dataset, split, config.preprocess, tokenizer)
+        trainer = Trainer(
+            model, examples, recipe, device=device, seed=seed, pretrained=init is not None
+        )
+        begun = trainer.run(epochs=epochs, minutes=minutes, progress=progress)
+        save_model(model, words, out)
     side = round(1.25 * config.preprocess.size)
     write_samples(dataset, split, out / CALIBRATION, side=side, seed=seed)
     parts = {"image": model.image, "text": model.text, "compose": model.compose}

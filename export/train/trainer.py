@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cir_rt.config import from_dict
+from cir_rt.errors import ConfigError
 from cir_rt.export.models.build import CirModel
 from cir_rt.export.train import losses
 from cir_rt.export.train.augment import Augment
@@ -71,22 +72,25 @@ class Trainer:
         steps = math.ceil(self.examples.links.pictures / self.recipe.pictures)
         start = time.perf_counter()
         self.model.train()
+        begun = 0
         for step, (epoch, pictures, queries) in enumerate(self._endless()):
             seconds = time.perf_counter() - start
             done = seconds / (60 * minutes) if minutes else step / (epochs * steps)
             if done >= 1:
                 break
+            begun = epoch + 1
             self._set_rate(done)
             parts = self._step(pictures, queries)
             if progress:
                 values = {name: float(value.detach()) for name, value in parts.items()}
                 progress(Step(done=done, epoch=epoch, seconds=seconds, losses=values))
         self.model.eval()
-        return epoch + 1
+        return begun
 
     def _endless(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         epoch = 0
         while True:
+            drawn = False
             for pictures, queries in batches(
                 self.examples.links,
                 pictures=self.recipe.pictures,
@@ -94,6 +98,12 @@ class Trainer:
                 rng=self.rng,
             ):
                 yield epoch, pictures, queries
+                drawn = True
+            if not drawn:
+                raise ConfigError(
+                    f"no query lies within a batch of {self.recipe.pictures} pictures. "
+                    "Raise the recipe's setting pictures, or check the data's queries."
+                )
             epoch += 1
 
     def _set_rate(self, done: float) -> None:

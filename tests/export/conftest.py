@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from small_models import RECIPE
+from builds import LOOSE, options
+from PIL import Image
+from small_models import RECIPE, untrained
 
+from cir_rt.export.build import BuildReport, build_engine
 from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.data.formats import open_dataset
 from cir_rt.export.data.garments import write
+from cir_rt.export.models.build import load_model, save_model
 from cir_rt.export.onnx_export import Parity, export_graphs
 from cir_rt.export.train.run import train
 
@@ -61,3 +67,48 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("CIR_RT_DATA names no folder of real data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def built(
+    graphs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, BuildReport]]:
+    """A bundle of either precision."""
+    out = tmp_path_factory.mktemp("bundles")
+    settings = {"max_recall_drop": LOOSE, "keep_slower": True}
+    return {
+        name: (out / name, build_engine(graphs, out / name, options(name, **settings)))
+        for name in ("fp32", "int8")
+    }
+
+
+@pytest.fixture(scope="session")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Graphs of a model that listens to pictures alone; every target is its reference's twin.
+
+    Nobody trained it, yet recall is full until an engine is damaged.
+    """
+    folder = tmp_path_factory.mktemp("untrained")
+    untrained(folder, seed=3)
+    model = load_model(open_checkpoint(folder))
+    with torch.no_grad():
+        model.compose.gate.weight.zero_()
+        model.compose.gate.bias.copy_(torch.tensor([9.0, -9.0]))
+    save_model(model, folder / "tokenizer.json", folder)
+    images = folder / "calibration/images"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines, ids = [], []
+    for k in range(24):
+        coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        blobs = Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC)
+        for name, light in (("a", 1.0), ("b", 0.97)):
+            blobs.point(lambda x, s=light: int(x * s)).save(images / f"{k}{name}.png")
+            ids.append(f"{k}{name}")
+        caption = ("in red", "with dots", "is longer")[k % 3]
+        lines.append(json.dumps({"reference": f"{k}a", "caption": caption, "targets": [f"{k}b"]}))
+    (folder / "calibration/calibration.jsonl").write_text("\n".join(lines))
+    (folder / "calibration/gallery.calibration.txt").write_text("\n".join(ids))
+    out = tmp_path_factory.mktemp("twins")
+    export_graphs(open_checkpoint(folder), out, half=True)
+    return out

@@ -1,75 +1,26 @@
-"""Build bundles from graphs: without torch, at every precision, and not over a gate."""
+"""Build bundles from graphs, without torch and at every precision."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
-from onnx import helper, numpy_helper
-from PIL import Image
-from small_models import untrained
+from builds import LOOSE, options
 
 from cir_rt.bundle import open_bundle
-from cir_rt.calibration.gate import Duel
-from cir_rt.calibration.recipe import Int8Recipe
 from cir_rt.encoder import Encoder
-from cir_rt.errors import BackendMissing, BundleError, CirRtError, DataError, GateError, UsageError
+from cir_rt.errors import BackendMissing, BundleError, CirRtError, DataError, UsageError
 from cir_rt.export.build import BuildOptions, BuildReport, build_engine
 from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.evaluate import evaluate
-from cir_rt.export.models.build import load_model, save_model
 from cir_rt.export.models.encoder import open_encoder
-from cir_rt.export.onnx_export import export_graphs
-
-Feeds = Sequence[dict[str, np.ndarray]]
-Quantizer = Callable[[Path, Path, Int8Recipe, Feeds], int]
-LOOSE = 100.0  # points: these tests ask for INT8 on a handful of pictures
-
-
-def options(precision: str, **settings: Any) -> BuildOptions:
-    return BuildOptions(precision=precision, threads=1, **settings)
-
-
-def stub_race(monkeypatch: pytest.MonkeyPatch, ratio: float, spread: float = 0.0) -> None:
-    """Let every new engine take `ratio` times as long as the old one."""
-
-    def race(before: object, after: object, **settings: object) -> Duel:
-        return Duel(before_ms=1.0, after_ms=ratio, spread=spread)
-
-    for place in ("build", "candidates"):
-        monkeypatch.setattr(f"cir_rt.export.{place}.duel", race)
-
-
-@pytest.fixture(scope="module")
-def built(
-    graphs: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Path, BuildReport]]:
-    """A bundle of either precision."""
-    out = tmp_path_factory.mktemp("bundles")
-    settings = {"max_recall_drop": LOOSE, "keep_slower": True}
-    return {
-        name: (out / name, build_engine(graphs, out / name, options(name, **settings)))
-        for name in ("fp32", "int8")
-    }
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_a_bundle_needs_no_torch(graphs: Path, tmp_path: Path) -> None:
@@ -221,177 +172,6 @@ def test_the_report_has_the_fields_of_the_contract(
     assert {"cosine_min", "recall_before", "recall_after"} <= set(values["quality"])
     assert set(values["latency_ms"]) == {"before", "after"}
     assert min(values["latency_ms"].values()) > 0
-
-
-@pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Graphs of a model that listens to pictures alone; every target is its reference's twin.
-
-    Nobody trained it, yet recall is full until an engine is damaged.
-    """
-    folder = tmp_path_factory.mktemp("untrained")
-    untrained(folder, seed=3)
-    model = load_model(open_checkpoint(folder))
-    with torch.no_grad():
-        model.compose.gate.weight.zero_()
-        model.compose.gate.bias.copy_(torch.tensor([9.0, -9.0]))
-    save_model(model, folder / "tokenizer.json", folder)
-    images = folder / "calibration/images"
-    images.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    lines, ids = [], []
-    for k in range(24):
-        coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
-        blobs = Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC)
-        for name, light in (("a", 1.0), ("b", 0.97)):
-            blobs.point(lambda x, s=light: int(x * s)).save(images / f"{k}{name}.png")
-            ids.append(f"{k}{name}")
-        caption = ("in red", "with dots", "is longer")[k % 3]
-        lines.append(json.dumps({"reference": f"{k}a", "caption": caption, "targets": [f"{k}b"]}))
-    (folder / "calibration/calibration.jsonl").write_text("\n".join(lines))
-    (folder / "calibration/gallery.calibration.txt").write_text("\n".join(ids))
-    out = tmp_path_factory.mktemp("twins")
-    export_graphs(open_checkpoint(folder), out, half=True)
-    return out
-
-
-def quantizer(change: Callable[[onnx.ModelProto], None], role: str = "image") -> Quantizer:
-    """Return one that spoils the role's graph and copies the other."""
-
-    def quantize(graph: Path, out: Path, recipe: Int8Recipe, feeds: Feeds) -> int:
-        assert feeds
-        model = onnx.load(graph)
-        if graph.name.startswith(role):
-            change(model)
-        onnx.save(model, out)
-        return 1
-
-    return quantize
-
-
-def blinded(model: onnx.ModelProto) -> None:
-    """Let nothing of the input through, so that all vectors are one."""
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.ndim == 4:
-            tensor.CopyFrom(numpy_helper.from_array(0 * values, tensor.name))
-
-
-def broken(model: onnx.ModelProto) -> None:
-    """Let the engine return no numbers."""
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.ndim == 2:
-            tensor.CopyFrom(numpy_helper.from_array(np.nan * values, tensor.name))
-
-
-def turned(model: onnx.ModelProto) -> None:
-    """Negate every vector: at peace with itself, but not with an FP32 gallery."""
-    (output,) = model.graph.output
-    for node in model.graph.node:
-        for k, name in enumerate(node.output):
-            if name == output.name:
-                node.output[k] = "before"
-    model.graph.node.append(helper.make_node("Neg", ["before"], [output.name]))
-
-
-def use(monkeypatch: pytest.MonkeyPatch, replacement: Quantizer) -> None:
-    monkeypatch.setattr("cir_rt.export.candidates.quantize", replacement)
-
-
-def test_the_twins_are_found(twins: Path, tmp_path: Path) -> None:
-    report = build_engine(twins, tmp_path / "made.cir", options("fp32"))
-    assert report.recall_before["R@1"] > 90
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (blinded, r"quantized engines: recall fell by \d+\.\d\d points, the limit is 0\.5"),
-        (turned, r"quantized queries on an FP32 gallery: recall fell"),
-        (broken, "fell"),
-    ],
-)
-def test_a_loss_of_recall_fails_the_build(
-    twins: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Callable[[onnx.ModelProto], None],
-    message: str,
-) -> None:
-    use(monkeypatch, quantizer(change))
-    with pytest.raises(GateError, match=message):
-        build_engine(twins, tmp_path / "made.cir", options("int8", keep_slower=True))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("change", [blinded, turned, broken])
-def test_auto_gives_back_what_loses_recall(
-    twins: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Callable[[onnx.ModelProto], None],
-) -> None:
-    use(monkeypatch, quantizer(change))
-    stub_race(monkeypatch, 0.5)
-    report = build_engine(twins, tmp_path / "made.cir", options("auto"))
-    assert report.precisions == {"image": "fp32", "text": "int8"}
-    assert report.recall_after == report.recall_before
-    assert any("image: back to fp32, recall had fallen" in note for note in report.notes)
-
-
-def test_a_loss_within_the_limit_is_kept(
-    twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use(monkeypatch, quantizer(blinded))
-    settings = {"keep_slower": True, "max_recall_drop": 100.0}
-    report = build_engine(twins, tmp_path / "made.cir", options("int8", **settings))
-    assert report.recall_after["R@1"] < report.recall_before["R@1"] - 50
-    assert report.precisions["image"] == "int8"
-
-
-@pytest.mark.parametrize(("ratio", "precision"), [(0.5, "int8"), (2.0, "fp32")])
-def test_auto_takes_the_fastest(
-    graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, precision: str
-) -> None:
-    stub_race(monkeypatch, ratio)
-    chosen = options("auto", max_recall_drop=LOOSE)
-    report = build_engine(graphs, tmp_path / "made.cir", chosen)
-    assert report.precisions == {"image": precision, "text": precision}
-    assert len(report.notes) == 2
-
-
-def test_a_slower_precision_by_name_is_refused(
-    graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stub_race(monkeypatch, 1.2, spread=0.1)
-    with pytest.raises(GateError, match=r"1\.20 ms, slower than the 1\.00 ms .*--keep-slower"):
-        build_engine(graphs, tmp_path / "a", options("int8", max_recall_drop=LOOSE))
-    assert not list(tmp_path.iterdir())
-    kept = options("int8", max_recall_drop=LOOSE, keep_slower=True)
-    assert build_engine(graphs, tmp_path / "b", kept).precisions["image"] == "int8"
-    stub_race(monkeypatch, 1.14, spread=0.1)
-    build_engine(graphs, tmp_path / "c", options("int8", max_recall_drop=LOOSE))
-    stub_race(monkeypatch, 9.0)
-    build_engine(graphs, tmp_path / "d", options("fp32"))
-
-
-def test_a_failed_build_keeps_the_old_bundle(
-    built: dict[str, tuple[Path, BuildReport]],
-    twins: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    old = shutil.copytree(built["fp32"][0], tmp_path / "made.cir")
-    before = digests(tmp_path)
-    use(monkeypatch, quantizer(blinded))
-    with pytest.raises(GateError):
-        build_engine(twins, old, options("int8", keep_slower=True))
-    assert digests(tmp_path) == before
-    build_engine(twins, old, options("fp32"))
-    assert digests(tmp_path) != before
-    assert [path.name for path in tmp_path.iterdir()] == ["made.cir"]
-    open_bundle(old)
 
 
 def test_a_folder_that_is_no_bundle_is_refused_before_any_work(

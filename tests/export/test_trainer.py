@@ -160,7 +160,8 @@ def test_training_goes_on_from_a_checkpoint(
 ) -> None:
     result = train(drawn, tmp_path / "next", RECIPE, init=checkpoint.folder, epochs=1)
     after = open_checkpoint(result.folder)
-    assert after.config == checkpoint.config
+    unsigned = [replace(c.config, weights_sha256="") for c in (after, checkpoint)]
+    assert unsigned[0] == unsigned[1]
     assert (after.folder / "tokenizer.json").read_bytes() == (
         checkpoint.folder / "tokenizer.json"
     ).read_bytes()
