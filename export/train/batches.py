@@ -23,15 +23,16 @@ class Links:
 
 
 def batches(
-    links: Links, *, pictures: int, queries: int, rng: np.random.Generator
+    links: Links, *, pictures: int, queries: int, neighbours: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield one epoch of (picture rows, query rows).
 
-    Walks the graph reference - target from random starts and cuts the walk every
-    `pictures` pictures; a batch holds at most `queries` of the queries whose reference and at
-    least one target are inside.
+    Walks the graph reference - target from random starts, `neighbours` pictures from each, and
+    cuts the walk every `pictures` pictures; a batch holds at most `queries` of the queries whose
+    reference and at least one target are inside. Long walks give a query its hardest negatives,
+    short ones more products to be told apart.
     """
-    order = _walk(links, rng)
+    order = _walk(links, neighbours, rng)
     place = np.empty(links.pictures, np.int64)
     place[order] = np.arange(len(order))
     home = place[links.reference] // pictures
@@ -46,23 +47,24 @@ def batches(
         yield order[key * pictures : (key + 1) * pictures], members
 
 
-def _walk(links: Links, rng: np.random.Generator) -> np.ndarray:
-    neighbours: list[list[int]] = [[] for _ in range(links.pictures)]
+def _walk(links: Links, longest: int, rng: np.random.Generator) -> np.ndarray:
+    linked: list[list[int]] = [[] for _ in range(links.pictures)]
     for reference, targets in zip(links.reference, links.targets, strict=True):
         for target in targets:
-            neighbours[reference].append(int(target))
-            neighbours[target].append(int(reference))
+            linked[reference].append(int(target))
+            linked[target].append(int(reference))
     seen = np.zeros(links.pictures, bool)
     order: list[int] = []
     for start in rng.permutation(links.pictures):
-        ahead = [int(start)]
-        while ahead:
+        ahead, steps = [int(start)], 0
+        while ahead and steps < longest:
             picture = ahead.pop()
             if seen[picture]:
                 continue
             seen[picture] = True
+            steps += 1
             order.append(picture)
-            ahead += [n for n in _shuffled(neighbours[picture], rng) if not seen[n]]
+            ahead += [n for n in _shuffled(linked[picture], rng) if not seen[n]]
     return np.asarray(order)
 
 

@@ -39,6 +39,7 @@ class Examples:
     links: Links
     captions: tuple[np.ndarray, ...]  # per query, rows of `ids` that say it
     phrases: tuple[np.ndarray, ...]  # per picture, rows of `ids` that describe it
+    keep_reference: bool = True  # whether the protocol ranks a query's own reference
 
     def tokens(self, rows: np.ndarray, pad_id: int) -> np.ndarray:
         """Return the rows' token ids, cut to the longest of them."""
@@ -78,6 +79,7 @@ def read_examples(
         links=links,
         captions=captions,
         phrases=phrases,
+        keep_reference=split.protocol.keep_reference,
     )
 
 

@@ -95,6 +95,7 @@ class Trainer:
                 self.examples.links,
                 pictures=self.recipe.pictures,
                 queries=self.recipe.queries,
+                neighbours=self.recipe.neighbours,
                 rng=self.rng,
             ):
                 yield epoch, pictures, queries
@@ -114,9 +115,8 @@ class Trainer:
             group["lr"] = rate * factor
 
     def _step(self, pictures: np.ndarray, queries: np.ndarray) -> dict[str, Tensor]:
-        with _half_precision(self.device):
-            parts = self._losses(pictures, queries)
-            total = sum(parts.values(), torch.zeros((), device=self.device))
+        parts = self._losses(pictures, queries)
+        total = sum(parts.values(), torch.zeros((), device=self.device))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
@@ -160,6 +160,8 @@ class Trainer:
             inside = place[self.examples.links.targets[query]]
             inside = inside[inside >= 0]
             right[row, inside] = True
+            if not self.examples.keep_reference:
+                right[row, place[self.examples.links.reference[query]]] = True
             positives[row] = self.rng.choice(inside)
         return (
             torch.from_numpy(right).to(self.device),
@@ -169,12 +171,14 @@ class Trainer:
     def _encode_pictures(self, rows: np.ndarray) -> Tensor:
         values = self.model.config.preprocess.normalise(self.examples.pixels[rows])
         pictures = self.augment(torch.from_numpy(values).to(self.device), self.noise)
-        return self.model.image(pictures.contiguous(memory_format=torch.channels_last))
+        with _half_precision(self.device):  # the towers alone: logits need every bit
+            return self.model.image(pictures.contiguous(memory_format=torch.channels_last))
 
     def _encode_texts(self, rows: np.ndarray) -> Tensor:
         unique, back = np.unique(rows, return_inverse=True)
         ids = self.examples.tokens(unique, self.model.config.pad_id)
-        encoded = self.model.text(torch.from_numpy(ids).to(self.device))
+        with _half_precision(self.device):
+            encoded = self.model.text(torch.from_numpy(ids).to(self.device))
         return encoded[torch.from_numpy(back).to(self.device)]
 
 

@@ -22,9 +22,18 @@ def made(pictures: int, queries: int, seed: int) -> Links:
     )
 
 
-def epoch(links: Links, *, pictures: int = 19, queries: int = 1000, seed: int = 0) -> Epoch:
+def epoch(
+    links: Links,
+    *,
+    pictures: int = 19,
+    queries: int = 1000,
+    neighbours: int = 1000,
+    seed: int = 0,
+) -> Epoch:
     rng = np.random.default_rng(seed)
-    return list(batches(links, pictures=pictures, queries=queries, rng=rng))
+    return list(
+        batches(links, pictures=pictures, queries=queries, neighbours=neighbours, rng=rng)
+    )
 
 
 @pytest.mark.parametrize(("pictures", "queries"), [(1, 1), (7, 19), (111, 60), (111, 989)])
