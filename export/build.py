@@ -21,7 +21,7 @@ from cir_rt.bundle import (
     Role,
     Target,
     TextInput,
-    is_bundle,
+    check_replaceable,
     sha256,
     staged,
     write_manifest,
@@ -38,7 +38,7 @@ from cir_rt.calibration.gate import (
 from cir_rt.compose import WeightedComposer
 from cir_rt.config import to_dict
 from cir_rt.encoder import Encoder
-from cir_rt.errors import BackendMissing, BundleError, CheckpointError, DataError, UsageError
+from cir_rt.errors import BackendMissing, CheckpointError, DataError, UsageError
 from cir_rt.export.candidates import GATE_RUNS, Candidate, Candidates
 from cir_rt.export.checkpoint import CALIBRATION, TOKENIZER, Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset, Split
@@ -128,8 +128,7 @@ def build_engine(
     limit or, for a precision asked for by name, run slower than FP32.
     """
     start = time.perf_counter()
-    if out.exists() and not is_bundle(out) and any(out.iterdir()):
-        raise BundleError(f"{out}: exists and is not a bundle. Choose another --out.")
+    check_replaceable(out)
     say = progress or (lambda stage: None)
     with tempfile.TemporaryDirectory(prefix="cir-rt-build-") as scratch:
         say("graphs")

@@ -57,14 +57,13 @@ class Candidates:
 
     def int8(self, fp32: Candidate) -> list[Candidate]:
         """Return the INT8 graphs that this machine's recipes give; none where nothing fits."""
-        ways = []
-        for k, recipe in enumerate(candidates()):
-            path = self.scratch / f"{fp32.role}.int8-{k}.onnx"
-            if quantize(fp32.path, path, recipe, self.samples.feeds(fp32.role)):
-                way = self._candidate(fp32.role, path, recipe)
-                if np.isfinite(way.vectors).all():
-                    ways.append(way)
-        return ways
+        ways: dict[int, Candidate] = {}  # by the number of operators: recipes may come to the same
+        for recipe in candidates():
+            path = self.scratch / f"{fp32.role}.int8-{'-'.join(recipe.operators)}.onnx"
+            count = quantize(fp32.path, path, recipe, self.samples.feeds(fp32.role))
+            if count and count not in ways:
+                ways[count] = self._candidate(fp32.role, path, recipe)
+        return [way for way in ways.values() if np.isfinite(way.vectors).all()]
 
     def fastest(self, ways: Sequence[Candidate]) -> tuple[Candidate, str]:
         """Race each way against the best so far at batch 1; return the winner and the story."""

@@ -193,6 +193,12 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_replaceable(folder: Path) -> None:
+    """Raise BundleError where the folder holds something else than a bundle."""
+    if folder.exists() and not is_bundle(folder) and any(folder.iterdir()):
+        raise BundleError(f"{folder}: exists and is not a bundle. Choose another --out.")
+
+
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside `folder` that takes its place when the block ends well.
@@ -200,8 +206,7 @@ def staged(folder: Path) -> Iterator[Path]:
     Raises StorageFull where the disk is; a bundle that stood there before stays until then.
     """
     folder = Path(folder)
-    if folder.exists() and not (is_bundle(folder) or not any(folder.iterdir())):
-        raise BundleError(f"{folder}: exists and is not a bundle. Choose another --out.")
+    check_replaceable(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(

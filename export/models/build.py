@@ -93,6 +93,7 @@ def save_model(
         if not k.endswith("num_batches_tracked")
     }
     save_file(state, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors keeps it to its owner
     if tokenizer.resolve() != (folder / TOKENIZER).resolve():
         shutil.copyfile(tokenizer, folder / TOKENIZER)
     write_config(replace(model.config, weights_sha256=sha256(folder / WEIGHTS)), folder)

@@ -6,11 +6,12 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,8 @@ from cir_rt.gallery.item import Item, is_id
 from cir_rt.gallery.store import Gallery
 from cir_rt.pictures import SUFFIXES, load
 from cir_rt.preprocess import Preprocess
+
+T = TypeVar("T")
 
 THUMBNAIL_SIDE = 256
 BATCH = 64
@@ -56,11 +59,17 @@ class PictureEncoder(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Decoded:
+class _Read:
     source: Source
+    data: bytes
+    source_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    read: _Read
     pixels: np.ndarray  # (size, size, 3) uint8
     thumbnail: bytes
-    source_hash: str
 
 
 def find_pictures(folders: Sequence[Path], metadata: Path | None = None) -> list[Source]:
@@ -103,18 +112,18 @@ def index_pictures(
     with ThreadPoolExecutor() as pool:
         for batch in _chunks(sources, BATCH):
             stored = gallery.source_hashes([s.id for s in batch])
-            results = list(pool.map(lambda s: _decode(s, encoder.preprocess), batch))
-            unreadable += [r for r in results if isinstance(r, tuple)]
-            decoded = [r for r in results if isinstance(r, _Decoded)]
-            fresh = [d for d in decoded if not _is_stored(d, gallery)]
-            if fresh:
-                pixels = encoder.preprocess.normalise(np.stack([d.pixels for d in fresh]))
+            read, bad = _sorted_out(pool.map(_read, batch))
+            changed = [r for r in read if not _is_stored(r, gallery)]
+            decoded, worse = _sorted_out(pool.map(partial(_decode, encoder.preprocess), changed))
+            if decoded:
+                pixels = encoder.preprocess.normalise(np.stack([d.pixels for d in decoded]))
                 vectors = encoder.encode_pixels(pixels)
-                gallery.add([_item(d, v) for d, v in zip(fresh, vectors, strict=True)])
-            changed = sum(d.source.id in stored for d in fresh)
-            added += len(fresh) - changed
-            updated += changed
-            unchanged += len(decoded) - len(fresh)
+                gallery.add([_item(d, v) for d, v in zip(decoded, vectors, strict=True)])
+            known = sum(d.read.source.id in stored for d in decoded)
+            added += len(decoded) - known
+            updated += known
+            unchanged += len(read) - len(changed)
+            unreadable += [*bad, *worse]
             done += len(batch)
             if progress:
                 progress(done, len(sources))
@@ -137,34 +146,48 @@ def thumbnail(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _decode(source: Source, preprocess: Preprocess) -> _Decoded | tuple[str, str]:
+def _sorted_out(results: Iterable[T | tuple[str, str]]) -> tuple[list[T], list[tuple[str, str]]]:
+    """Part what could be read from (id, reason) pairs of what could not."""
+    good: list[T] = []
+    bad: list[tuple[str, str]] = []
+    for result in results:
+        if isinstance(result, tuple):
+            bad.append(result)
+        else:
+            good.append(result)
+    return good, bad
+
+
+def _read(source: Source) -> _Read | tuple[str, str]:
     if not is_id(source.id):
         return ascii(source.id), "the name cannot be an id. Rename the file, or give --metadata."
     try:
         data = source.path.read_bytes()
-        image = load(data)
-    except (PictureError, OSError) as error:
+    except OSError as error:
         return source.id, str(error)
-    return _Decoded(
-        source=source,
-        pixels=preprocess.pixels(image),
-        thumbnail=thumbnail(image),
-        source_hash=hashlib.sha256(data).hexdigest(),
-    )
+    return _Read(source=source, data=data, source_hash=hashlib.sha256(data).hexdigest())
 
 
-def _is_stored(decoded: _Decoded, gallery: Gallery) -> bool:
-    source = decoded.source
-    return gallery.unchanged(source.id, decoded.source_hash, source.metadata)
+def _decode(preprocess: Preprocess, read: _Read) -> _Decoded | tuple[str, str]:
+    try:
+        image = load(read.data)
+    except PictureError as error:
+        return read.source.id, str(error)
+    return _Decoded(read=read, pixels=preprocess.pixels(image), thumbnail=thumbnail(image))
+
+
+def _is_stored(read: _Read, gallery: Gallery) -> bool:
+    return gallery.unchanged(read.source.id, read.source_hash, read.source.metadata)
 
 
 def _item(decoded: _Decoded, vector: np.ndarray) -> Item:
+    source = decoded.read.source
     return Item(
-        id=decoded.source.id,
+        id=source.id,
         vector=vector,
         thumbnail=decoded.thumbnail,
-        source_hash=decoded.source_hash,
-        metadata=decoded.source.metadata,
+        source_hash=decoded.read.source_hash,
+        metadata=source.metadata,
     )
 
 

@@ -31,9 +31,7 @@ def epoch(
     seed: int = 0,
 ) -> Epoch:
     rng = np.random.default_rng(seed)
-    return list(
-        batches(links, pictures=pictures, queries=queries, neighbours=neighbours, rng=rng)
-    )
+    return list(batches(links, pictures=pictures, queries=queries, neighbours=neighbours, rng=rng))
 
 
 @pytest.mark.parametrize(("pictures", "queries"), [(1, 1), (7, 19), (111, 60), (111, 989)])
