@@ -12,6 +12,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -60,17 +61,17 @@ def main(
     record: bool,
 ) -> None:
     """Measure BUNDLE and GALLERY on this machine."""
-    image = bundle.parent / "query.jpg"
-    with Gallery.open(gallery) as opened:
-        image.write_bytes(opened.thumbnail(next(iter(opened.ids()))))
-        size = len(opened)
     firsts, totals, peaks = [], [], []
-    for _ in range(processes):
-        first, steady = _one_process(bundle, gallery, image, runs, threads)
-        firsts.append(first)
-        totals += steady["totals"]
-        peaks.append(steady["peak_rss_mb"])
-    image.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder, "query.jpg")
+        with Gallery.open(gallery) as opened:
+            image.write_bytes(opened.thumbnail(next(iter(opened.ids()))))
+            size = len(opened)
+        for _ in range(processes):
+            first, steady = _one_process(bundle, gallery, image, runs, threads)
+            firsts.append(first)
+            totals += steady["totals"]
+            peaks.append(steady["peak_rss_mb"])
     result = {
         "gallery": size,
         "threads": threads,
@@ -82,6 +83,7 @@ def main(
         "environment": environment(),
     }
     if record:
+        RESULTS.mkdir(exist_ok=True)
         text = json.dumps(result, indent=2) + "\n"
         (RESULTS / "footprint.json").write_text(text, encoding="utf-8")
     click.echo(json.dumps(result, indent=None if as_json else 2))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import click
 
 from cir_rt.bundle import open_bundle
 from cir_rt.encoder import Encoder
-from cir_rt.errors import UsageError
 from cir_rt.export.build import BuildOptions, build_engine
 from cir_rt.export.checkpoint import open_checkpoint
 from cir_rt.export.data.formats import open_dataset
@@ -60,7 +59,7 @@ def main(
 ) -> None:
     """Measure the progressive system on the real photos of DATA."""
     if out.resolve().is_relative_to(REPOSITORY):
-        raise UsageError(f"{out} lies in the repository. Name a folder outside:  --out DIR")
+        raise click.UsageError(f"{out} lies in the repository. Name a folder outside:  --out DIR")
 
     def say(stage: object) -> None:
         if not as_json:
@@ -97,17 +96,17 @@ def measure(data: Path, out: Path, threads: int, say: Any) -> dict[str, Any]:
     torch_report = evaluate(open_encoder(checkpoint, threads=threads), dataset, split)
     options = BuildOptions(threads=threads)
     say("building engines")
-    build_engine(out / "ckpt", out / "fp32.cir", replace(options, precision="fp32"))
-    built = build_engine(out / "ckpt", out / "int8.cir", options, progress=say)
-    say("evaluating the engines")
-    reports = {
-        name: evaluate(Encoder.open(open_bundle(out / name), threads=threads), dataset, split)
-        for name in ("fp32.cir", "int8.cir")
-    }
+    built, reports = {}, {}
+    for precision in ("fp32", "int8", "auto"):
+        bundle = out / f"{precision}.cir"
+        asked = replace(options, precision=precision, keep_slower=True)
+        built[precision] = build_engine(out / "ckpt", bundle, asked, progress=say)
+        encoder = Encoder.open(open_bundle(bundle), threads=threads)
+        reports[precision] = evaluate(encoder, dataset, split)
     say("indexing and asking")
-    with Retriever.open(out / "int8.cir", threads=threads) as retriever:
+    with Retriever.open(out / "auto.cir", threads=threads) as retriever:
         indexed = retriever.index(sources(dataset, split), out / "gallery")
-    with Retriever.open(out / "int8.cir", out / "gallery", threads=threads) as retriever:
+    with Retriever.open(out / "auto.cir", out / "gallery", threads=threads) as retriever:
         timings = timed(retriever, dataset, split.queries[::8])
         shown = split.queries[:: len(split.queries) // 10][:10]
         contact_sheet(answers(retriever, dataset, shown)).save(out / "contact-sheet.png")
@@ -116,11 +115,10 @@ def measure(data: Path, out: Path, threads: int, say: Any) -> dict[str, Any]:
         "queries": len(split.queries),
         "gallery": indexed.pictures,
         "recall_torch": torch_report.recall,
-        "recall_fp32": reports["fp32.cir"].recall,
-        "recall_int8": reports["int8.cir"].recall,
-        "precisions": built.precisions,
-        "cosine_min": round(built.cosine_min, 5),
-        "engines_ms": {k: round(v, 3) for k, v in asdict(built.latency).items()},
+        **{f"recall_{name}": report.recall for name, report in reports.items()},
+        "cosine_min": {name: round(b.cosine_min, 5) for name, b in built.items()},
+        "engines_ms": {name: round(b.latency.after_ms, 3) for name, b in built.items()},
+        "auto": built["auto"].precisions,
         "query_ms_p50": round(percentile(timings["total"], 50), 3),
         "query_ms_p99": round(percentile(timings["total"], 99), 3),
         "contact_sheet": str(out / "contact-sheet.png"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ _METHODS = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
+# Between two quantized convolutions these stay in INT8 too, else each edge pays a conversion.
+_FOLLOWERS = ("Relu", "Add", "MaxPool", "Clip")
 SMALLEST = 16  # a product with fewer rows or columns loses more than it gains
 
 
@@ -47,12 +50,12 @@ def quantize(
     """
     if not feeds:
         raise ConfigError("no calibration inputs. Give real pictures and captions, 500 or more.")
-    nodes = _quantizable(onnx.load(graph), recipe.operators)
+    model = onnx.load(graph)
+    nodes = _quantizable(model, recipe.operators)
     if not nodes:
         return 0
     activation = QuantType.QInt8 if recipe.signed_activations else QuantType.QUInt8
-    logging.getLogger().setLevel(logging.ERROR)  # the library advises what is done already
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         raw = Path(folder) / "quantized.onnx"
         quantize_static(
             graph,
@@ -65,7 +68,7 @@ def quantize(
             reduce_range=recipe.reduce_range,
             calibrate_method=_METHODS[recipe.method],
             op_types_to_quantize=[*recipe.operators, *_FOLLOWERS],
-            nodes_to_quantize=[*nodes, *_followers(onnx.load(graph), nodes, recipe.operators)],
+            nodes_to_quantize=[*nodes, *_followers(model, nodes, recipe.operators)],
             # The second keeps each Relu: symmetric ranges do not clip at zero in its stead.
             extra_options={
                 "CalibTensorRangeSymmetric": recipe.signed_activations,
@@ -76,8 +79,16 @@ def quantize(
     return len(nodes)
 
 
-# Between two quantized convolutions these stay in INT8 too, else each edge pays a conversion.
-_FOLLOWERS = ("Relu", "Add", "MaxPool", "Clip")
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the library's advice, which it gives to the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _quantizable(model: onnx.ModelProto, operators: Sequence[str]) -> list[str]:

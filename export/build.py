@@ -201,7 +201,7 @@ class _Workbench:
         self._before: Vectors | None = None
 
     def choose(self) -> tuple[dict[str, Candidate], list[str]]:
-        """Pick each role's engine: the one asked for, or the fastest within the recall limit."""
+        """Pick each role's fastest engine; `auto` gives roles back to FP32 for the recall limit."""
         if self.options.precision == "fp32":
             return dict(self.fp32), []
         chosen, notes = {}, []
@@ -274,7 +274,12 @@ class _Workbench:
             fingerprints=Fingerprints(vectors=_fingerprint(self.graphs)),
             roles=roles,
             versions=versions("cir-rt", "onnxruntime", "onnx", "numpy", "Pillow", "tokenizers"),
-            quality={**report.to_json()["quality"], "calibration": self._calibration_fact()},
+            quality={
+                **report.to_json()["quality"],
+                "latency_ms": report.to_json()["latency_ms"],
+                "threads": self.options.threads,
+                "calibration": self._calibration_fact(),
+            },
         )
 
     def _calibration_fact(self) -> dict[str, Any]:

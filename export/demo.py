@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ LOCATION = Path(next(iter(pretrained.__path__)))
 PICTURES = 400  # of each article
 QUERIES = 200
 TIMED = 200
+WAYS = {"picture and words": None, "picture alone": 1.0, "words alone": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,8 @@ def tour(out: Path, *, say: Callable[[str], None] = lambda stage: None) -> Tour:
     build_engine(LOCATION, exact, BuildOptions(precision="fp32"))
     built = build_engine(LOCATION, out / "garments.cir", BuildOptions())
     say("measuring recall")
-    recall = {"fp32": _recall(exact, dataset, split)["picture and words"]}
-    recall |= _recall(out / "garments.cir", dataset, split)
+    recall = {"fp32": _recall(exact, dataset, split, {"fp32": None})["fp32"]}
+    recall |= _recall(out / "garments.cir", dataset, split, WAYS)
     say("indexing")
     with Retriever.open(out / "garments.cir") as retriever:
         indexed = retriever.index(sources(dataset, split), out / "garments.gallery")
@@ -130,11 +131,12 @@ def timed(
     return timings
 
 
-def _recall(bundle: Path, dataset: Dataset, split: Split) -> dict[str, dict[str, float]]:
-    """Return the split's recall with both, with the picture alone, and with the words alone."""
+def _recall(
+    bundle: Path, dataset: Dataset, split: Split, ways: Mapping[str, float | None]
+) -> dict[str, dict[str, float]]:
+    """Return the split's recall for each way to ask, a name and the picture's weight."""
     encoder = Encoder.open(open_bundle(bundle))
     vectors = encode(encoder, dataset, split)
-    ways = {"picture and words": None, "picture alone": 1.0, "words alone": 0.0}
     found = {}
     for name, weight in ways.items():
         queries: np.ndarray = encoder.compose(vectors.v, vectors.u, weight)[0]

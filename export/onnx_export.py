@@ -215,6 +215,8 @@ def _compare(model: CirModel, role: str, path: Path, out: Path) -> Parity:
     result = Parity(random_inputs=difference(random), real_inputs=max(real, default=None))
     worst = max(result.random_inputs, result.real_inputs or 0.0)
     if not worst <= TOLERANCE:
+        for graph in out.glob("*.onnx"):
+            graph.unlink()
         raise CheckpointError(
             f"{role}: the graph differs from PyTorch by {worst:.2e}, the limit is {TOLERANCE:g}."
         )

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cir_rt.calibration.samples import Samples
+from cir_rt.errors import DataError
 from cir_rt.export.data.dataset import Dataset, Query, Split
 from cir_rt.pictures import load
 from cir_rt.preprocess import Preprocess
@@ -34,6 +35,7 @@ def write_samples(dataset: Dataset, split: Split, folder: Path, *, side: int, se
             break
         pictures.update(dict.fromkeys([query.reference, *query.targets]))
     queries = [q for q in split.queries if q.reference in pictures and _inside(q, pictures)]
+    check_samples_folder(folder)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "images").mkdir(parents=True)
     names = {picture: f"{k:04d}" for k, picture in enumerate(sorted(pictures))}
@@ -54,6 +56,12 @@ def write_samples(dataset: Dataset, split: Split, folder: Path, *, side: int, se
     (folder / f"{SPLIT}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     gallery = "\n".join(names.values())
     (folder / f"gallery.{SPLIT}.txt").write_text(gallery + "\n", encoding="utf-8")
+
+
+def check_samples_folder(folder: Path) -> None:
+    """Raise DataError where the folder holds something else than samples."""
+    if folder.exists() and not (folder / f"{SPLIT}.jsonl").exists():
+        raise DataError(f"{folder}: exists and was not written by training. Choose another --out.")
 
 
 def read_samples(

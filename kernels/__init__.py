@@ -1,1 +1,1 @@
-"""CUDA kernels, their numpy oracles and wrappers."""
+"""The operations of the query path in plain numpy."""

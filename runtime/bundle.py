@@ -195,7 +195,14 @@ def sha256(path: Path) -> str:
 
 def check_replaceable(folder: Path) -> None:
     """Raise BundleError where the folder holds something else than a bundle."""
-    if folder.exists() and not is_bundle(folder) and any(folder.iterdir()):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        ours = {"format", "fingerprints", "roles"} <= set(values)
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
         raise BundleError(f"{folder}: exists and is not a bundle. Choose another --out.")
 
 
@@ -215,11 +222,23 @@ def staged(folder: Path) -> Iterator[Path]:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
             yield new
+            for path in (*new.rglob("*"), new):
+                _sync(path)
             _replace(folder, new, old)
+            _sync(folder.parent)  # only then is the old one let go
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(f"{folder.parent}: the disk is full; nothing was changed.") from error
         raise
+
+
+def _sync(path: Path) -> None:
+    """Put a file or a folder's names on the disk, so that a power cut finds them there."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _replace(folder: Path, new: Path, old: Path) -> None:

@@ -76,7 +76,9 @@ command = functools.partial(_command, cli)
 @click.option("--out", type=FOLDER, default=Path("demo"), show_default=True)
 def demo(out: Path, as_json: bool) -> None:
     """Show the whole way on the built-in pictures: engines, gallery, answers."""
-    from cir_rt.export.demo import tour
+    for package, extra in (("onnxruntime", "cpu"), ("onnx", "build"), ("matplotlib", "plots")):
+        _needs(package, extra)
+    from cir_rt.export.demo import PICTURES, tour
     from cir_rt.report import table
 
     result = tour(out, say=_say)
@@ -85,9 +87,10 @@ def demo(out: Path, as_json: bool) -> None:
         return _print_json(figures)
     engines = ", ".join(f"{k} {v}" for k, v in result.build.precisions.items())
     race = result.build.latency
-    click.echo(f"\n{result.queries} queries over {result.pictures} drawn pictures")
+    click.echo(f"\n{result.queries} queries, each ranks its article's {PICTURES} drawn pictures")
     click.echo(
-        f"engines: {engines}; {race.after_ms:.2f} ms a query, FP32 {race.before_ms:.2f} ms\n"
+        f"engines: {engines}; image and text take {race.after_ms:.2f} ms together, "
+        f"in FP32 {race.before_ms:.2f} ms\n"
     )
     header = ["asked with", *next(iter(result.recall.values()))]
     click.echo(table(header, [[name, *r.values()] for name, r in result.recall.items()]))
@@ -99,7 +102,7 @@ def demo(out: Path, as_json: bool) -> None:
     )
     click.echo(f"{result.seconds:.0f} s in all. Ask it yourself:\n")
     click.echo(
-        f"  cir-rt search {out / 'garments.cir'} {out / 'garments.gallery'} "
+        f"  {sys.argv[0]} search {out / 'garments.cir'} {out / 'garments.gallery'} "
         '--image dress-val-00007 --text "the same but in red" --sheet answer.png'
     )
     return None
@@ -187,6 +190,7 @@ def evaluate(
 def export(checkpoint: Path, out: Path, half: bool, as_json: bool) -> None:
     """Turn CHECKPOINT into ONNX graphs that devices build engines from without torch."""
     _needs_torch()
+    _needs("onnxruntime", "cpu")
     from cir_rt.config import to_dict
     from cir_rt.export.checkpoint import open_checkpoint
     from cir_rt.export.onnx_export import export_graphs
@@ -298,20 +302,23 @@ def search(
         )
     with Retriever.open(bundle, gallery, threads=threads) as retriever:
         hits = retriever.search(image=image, text=text, **how)
+        if as_json:
+            _print_json(hits.to_json())
+        else:
+            click.echo(table(["rank", "id", "score"], [[h.rank, h.id, h.score] for h in hits]))
+            if hits.weights:
+                shares = f"picture {hits.weights.image:.0%}, words {hits.weights.text:.0%}"
+                click.echo(f"\n{shares}")
+            click.echo(", ".join(f"{stage} {ms:.2f} ms" for stage, ms in hits.timing.items()))
         if sheet:
             _draw_sheet(retriever, hits, image, text, sheet)
-    if as_json:
-        return _print_json(hits.to_json())
-    click.echo(table(["rank", "id", "score"], [[h.rank, h.id, h.score] for h in hits]))
-    if hits.weights:
-        click.echo(f"\npicture {hits.weights.image:.0%}, words {hits.weights.text:.0%}")
-    click.echo(", ".join(f"{stage} {ms:.2f} ms" for stage, ms in hits.timing.items()))
-    return None
 
 
 @command("cir-rt inspect shoes.cir --verify")
 @click.argument("path", type=FOLDER)
-@click.option("--verify", is_flag=True, help="Check every byte; exit code 1 where one is wrong.")
+@click.option(
+    "--verify", is_flag=True, help="Check every checksum; exit code 1 where one is wrong."
+)
 def inspect(path: Path, verify: bool, as_json: bool) -> None:
     """Say what a bundle, gallery or checkpoint holds."""
     from cir_rt.inspection import inspect as run

@@ -78,7 +78,9 @@ def _checkpoint(path: Path, verify: bool) -> dict[str, Any]:
                 parameters[part] = parameters.get(part, 0) + _product(shape)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged ({error}).") from error
-    if verify and config.get("weights_sha256") != sha256(path / "model.safetensors"):
+    if verify and not config.get("weights_sha256"):
+        raise CheckpointError(f"{path}: carries no checksum to verify the weights against.")
+    if verify and config["weights_sha256"] != sha256(path / "model.safetensors"):
         raise CheckpointError(f"{path}: altered, the weights' sha256 is not config.json's.")
     return {
         "kind": "checkpoint",

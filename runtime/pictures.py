@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from pathlib import Path
 from typing import Union
 
@@ -41,12 +40,10 @@ def load(source: PictureSource) -> Image.Image:
         if Path(source).is_dir():
             raise PictureError(f"{name}: is a folder. Expected a path to one picture.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if isinstance(source, Image.Image):
-                return _to_rgb(source, name)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return _to_rgb(image, name)
+        if isinstance(source, Image.Image):
+            return _to_rgb(source, name)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return _to_rgb(image, name)
     except PictureError:
         raise
     except FileNotFoundError as error:
@@ -87,14 +84,14 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         )
     image.load()
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode in _ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    elif image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
     elif image.mode not in _DIRECT:
         raise PictureError(
             f"{name}: pixel mode {image.mode} is not taken. Expected RGB, grey, palette or CMYK "

@@ -99,16 +99,23 @@ class Retriever:
     ) -> IndexReport:
         """Add pictures to the gallery in `folder`, made where it is missing; delete ids first.
 
-        What it already holds unchanged is skipped, what cannot be read is reported. Raises
+        What it already holds unchanged is skipped, what cannot be read is reported. Searches wait
+        until it is done, `close` until its batch is; `progress` may not call the retriever. Raises
         UnknownId, GalleryMismatch, StorageFull.
         """
+
+        def tick(done: int, total: int) -> None:
+            if self._closed:
+                raise UsageError("closed while indexing. What was added stays; index again.")
+            if progress:
+                progress(done, total)
 
         def work() -> IndexReport:
             with Gallery.open_writer(
                 Path(folder), fingerprint=self._fingerprint, dim=self._encoder.dim
             ) as gallery:
                 deleted = gallery.delete(delete) if delete else 0
-                report = index_pictures(self._encoder, gallery, list(sources), progress=progress)
+                report = index_pictures(self._encoder, gallery, list(sources), progress=tick)
                 return replace(report, deleted=deleted)
 
         return self._call(work)
@@ -136,9 +143,11 @@ class Retriever:
         return f"Retriever(device={self.device}, pictures={size})"
 
     def _call(self, work: Callable[[], T]) -> T:
-        if self._closed:
-            raise UsageError("the retriever is closed. Open it again.")
-        return self._owner.submit(work).result()
+        try:
+            future = self._owner.submit(work)
+        except RuntimeError as error:  # the executor's word for closed
+            raise UsageError("the retriever is closed. Open it again.") from error
+        return future.result()
 
     def _opened(self) -> tuple[Gallery, ExactIndex]:
         if self._gallery is None or self._index is None:
@@ -157,8 +166,8 @@ class Retriever:
     ) -> list[Hits]:
         gallery, index = self._opened()
         clock.lap("queue")
-        v, own_rows = self._pictures(images, gallery, clock)
         u = self._texts(texts, clock)
+        v, own_rows = self._pictures(images, gallery, clock)
         queries, weights = self._composed(images, texts, v, u, weight)
         clock.lap("compose")
         rows, scores = index.search(queries, k, mask=gallery.live, exclude=own_rows)

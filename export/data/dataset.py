@@ -58,9 +58,10 @@ class Split:
 
     @cached_property
     def pictures(self) -> tuple[str, ...]:
-        """Every picture of the split once: galleries first, then references outside them."""
+        """Every picture of the split once: galleries first, then what queries name besides."""
         ids = [i for gallery in self.galleries.values() for i in gallery]
-        return tuple(dict.fromkeys([*ids, *(q.reference for q in self.queries)]))
+        asked = [i for q in self.queries for i in (q.reference, *q.targets)]
+        return tuple(dict.fromkeys([*ids, *asked]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ optionally labels.csv. Source: github.com/XiaoxiaoGuo/fashion-iq.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from cir_rt.errors import DataError
@@ -39,8 +40,8 @@ def read(folder: Path) -> Dataset:
         queries: list[Query] = []
         originals: dict[str, tuple[str, ...]] = {}
         for path in files:
-            category, split = path.name.split(".")[1:3]
-            if split != name:
+            category, owner = path.name.split(".")[1:3]
+            if owner != name:
                 continue
             entries = read_json(path)
             if entries and "target" not in entries[0]:
@@ -48,9 +49,10 @@ def read(folder: Path) -> Dataset:
             queries += [_query(entry, category, path) for entry in entries]
             originals[category] = _gallery(folder, category, name)
         if queries:
+            split = partial(Split, name=name, queries=tuple(queries))
             splits[name] = {
-                "original": _split(name, ORIGINAL, queries, originals),
-                "val-split": _split(name, VAL, queries, _used(queries)),
+                "original": split(protocol=ORIGINAL, galleries=originals),
+                "val-split": split(protocol=VAL, galleries=_used(queries)),
             }
     if not splits:
         raise DataError(f"{folder}: no captions with targets below captions/.")
@@ -80,9 +82,3 @@ def _used(queries: list[Query]) -> dict[str, tuple[str, ...]]:
     for query in queries:
         used.setdefault(query.group, {}).update(dict.fromkeys([query.reference, *query.targets]))
     return {group: tuple(ids) for group, ids in used.items()}
-
-
-def _split(
-    name: str, protocol: Protocol, queries: list[Query], galleries: dict[str, tuple[str, ...]]
-) -> Split:
-    return Split(name=name, protocol=protocol, queries=tuple(queries), galleries=galleries)

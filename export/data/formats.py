@@ -14,7 +14,7 @@ from cir_rt.export.data.dataset import Dataset
 # format -> (what the folder must hold, module that reads it)
 FORMATS = {
     "fashioniq": ("captions/cap.*.*.json", "cir_rt.export.data.fashioniq"),
-    "triplets": ("gallery.*.txt", "cir_rt.export.data.triplets"),
+    "triplets": ("*.jsonl", "cir_rt.export.data.triplets"),
 }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cir_rt.bundle import sha256
 from cir_rt.config import from_dict
-from cir_rt.errors import CheckpointError
+from cir_rt.errors import BackendMissing, CheckpointError
 from cir_rt.export.checkpoint import (
     TOKENIZER,
     WEIGHTS,
@@ -53,6 +53,12 @@ class CirModel(nn.Module):
         return self.log_scale.exp().clamp(max=100.0)
 
 
+def check_device(device: str) -> None:
+    """Raise BackendMissing where PyTorch cannot compute on the device."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BackendMissing(f"device '{device}': PyTorch sees no GPU here. Use --device cpu.")
+
+
 def build_tower(spec: TowerSpec) -> nn.Module:
     """Build a tower with fresh weights. Raises ConfigError, CheckpointError for an unknown kind."""
     if spec.kind not in TOWERS:
@@ -87,6 +93,8 @@ def save_model(
 ) -> None:
     """Write config.json, model.safetensors in `dtype`, and a copy of the tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
+    for graph in folder.glob("*.onnx"):  # they point into the weights that are replaced
+        graph.unlink()
     state = {
         k: v.detach().to("cpu", dtype).contiguous()
         for k, v in model.state_dict().items()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cir_rt.export.checkpoint import Checkpoint
-from cir_rt.export.models.build import CirModel, load_model
+from cir_rt.export.models.build import CirModel, check_device, load_model
 from cir_rt.pictures import PictureSource
 from cir_rt.text import Tokenizer
 
@@ -17,6 +17,7 @@ def open_encoder(
     checkpoint: Checkpoint, *, device: str = "cpu", threads: int | None = None
 ) -> TorchEncoder:
     """Load a checkpoint for evaluation."""
+    check_device(device)
     if threads:
         torch.set_num_threads(threads)
     return TorchEncoder(load_model(checkpoint).to(device), checkpoint.tokenizer())

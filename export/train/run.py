@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from cir_rt.errors import CheckpointError, UsageError
 from cir_rt.export.checkpoint import (
     CALIBRATION,
     TOKENIZER,
@@ -19,8 +20,8 @@ from cir_rt.export.checkpoint import (
     open_checkpoint,
 )
 from cir_rt.export.data.dataset import Dataset
-from cir_rt.export.models.build import CirModel, load_model, save_model
-from cir_rt.export.samples import write_samples
+from cir_rt.export.models.build import CirModel, check_device, load_model, save_model
+from cir_rt.export.samples import check_samples_folder, write_samples
 from cir_rt.export.train.examples import read_examples, texts_of
 from cir_rt.export.train.recipes import Progressive
 from cir_rt.export.train.trainer import Step, Trainer
@@ -57,6 +58,11 @@ def train(
     """
     if threads:
         torch.set_num_threads(threads)
+    if minutes and epochs:
+        raise UsageError("minutes and epochs both say when to stop. Give one of them.")
+    check_device(device)
+    out.mkdir(parents=True, exist_ok=True)
+    check_samples_folder(out / CALIBRATION)
     torch.manual_seed(seed)
     with tempfile.TemporaryDirectory(prefix="cir-rt-train-") as scratch:
         words = Path(scratch) / TOKENIZER  # what stands in `out` stays until training is over
@@ -91,7 +97,10 @@ def _started(init: Path, tokenizer: Path) -> CirModel:
 
     config, weights = read_clip(init, tokenizer)
     model = CirModel(config)
-    model.load_state_dict(weights, strict=False)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    lost = [k for k in missing if k.startswith(("image.", "text.")) and "position_ids" not in k]
+    if lost or unexpected:
+        raise CheckpointError(f"{init}: weights do not fit; missing {lost}, extra {unexpected}.")
     return model
 
 

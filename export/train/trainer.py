@@ -182,9 +182,14 @@ class Trainer:
         return encoded[torch.from_numpy(back).to(self.device)]
 
 
+def _computes_bf16() -> bool:
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return bool(supported and supported())
+
+
 def _half_precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """Autocast to bfloat16 where the device computes in it natively."""
-    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    """Autocast to bfloat16 where the device takes it."""
+    if device.type == "cpu" and not _computes_bf16():
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 

@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -34,7 +34,7 @@ class Source:
 
     id: str
     path: Path
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] | None = None  # None keeps what is stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,8 @@ class _Read:
 
 @dataclass(frozen=True, kw_only=True)
 class _Decoded:
-    read: _Read
+    source: Source
+    source_hash: str
     pixels: np.ndarray  # (size, size, 3) uint8
     thumbnail: bytes
 
@@ -76,7 +77,8 @@ def find_pictures(folders: Sequence[Path], metadata: Path | None = None) -> list
     """List pictures below the folders; the id is the path below its folder without suffix.
 
     `metadata` is a CSV or JSONL table: a row belongs to a picture by its `id`, and names its file
-    (below the first folder that holds it) where it has a `file`. Raises DataError.
+    below the folder where it has a `file`; without a table, stored metadata stays. Raises
+    DataError.
     """
     rows = _read_metadata(metadata) if metadata else {}
     named = {str(row["file"]): key for key, row in rows.items() if row.get("file")}
@@ -95,7 +97,12 @@ def find_pictures(folders: Sequence[Path], metadata: Path | None = None) -> list
                     "Rename one, or give ids with --metadata."
                 )
             kept = {k: v for k, v in rows.get(key, {}).items() if k not in ("id", "file")}
-            sources[key] = Source(id=key, path=path, metadata=kept)
+            sources[key] = Source(id=key, path=path, metadata=kept if metadata else None)
+    if sources and rows and not set(rows) & set(sources):
+        raise DataError(
+            f"{metadata}: none of its {len(rows)} ids is a picture's. The first picture is "
+            f"'{next(iter(sources))}', the first row '{next(iter(rows))}'."
+        )
     return list(sources.values())
 
 
@@ -111,15 +118,16 @@ def index_pictures(
     unreadable: list[tuple[str, str]] = []
     with ThreadPoolExecutor() as pool:
         for batch in _chunks(sources, BATCH):
-            stored = gallery.source_hashes([s.id for s in batch])
+            stored = {s.id for s in batch if is_id(s.id) and s.id in gallery}
             read, bad = _sorted_out(pool.map(_read, batch))
             changed = [r for r in read if not _is_stored(r, gallery)]
             decoded, worse = _sorted_out(pool.map(partial(_decode, encoder.preprocess), changed))
             if decoded:
                 pixels = encoder.preprocess.normalise(np.stack([d.pixels for d in decoded]))
                 vectors = encoder.encode_pixels(pixels)
-                gallery.add([_item(d, v) for d, v in zip(decoded, vectors, strict=True)])
-            known = sum(d.read.source.id in stored for d in decoded)
+                pairs = zip(decoded, vectors, strict=True)
+                gallery.add([_item(d, v, gallery) for d, v in pairs])
+            known = sum(d.source.id in stored for d in decoded)
             added += len(decoded) - known
             updated += known
             unchanged += len(read) - len(changed)
@@ -173,21 +181,33 @@ def _decode(preprocess: Preprocess, read: _Read) -> _Decoded | tuple[str, str]:
         image = load(read.data)
     except PictureError as error:
         return read.source.id, str(error)
-    return _Decoded(read=read, pixels=preprocess.pixels(image), thumbnail=thumbnail(image))
+    return _Decoded(
+        source=read.source,
+        source_hash=read.source_hash,
+        pixels=preprocess.pixels(image),
+        thumbnail=thumbnail(image),
+    )
+
+
+def _metadata(source: Source, gallery: Gallery) -> Mapping[str, Any]:
+    """Return the source's metadata, or what the gallery holds where the source brings none."""
+    if source.metadata is not None:
+        return source.metadata
+    return gallery.items([gallery.row(source.id)])[0][1] if source.id in gallery else {}
 
 
 def _is_stored(read: _Read, gallery: Gallery) -> bool:
-    return gallery.unchanged(read.source.id, read.source_hash, read.source.metadata)
+    metadata = _metadata(read.source, gallery)
+    return gallery.unchanged(read.source.id, read.source_hash, metadata)
 
 
-def _item(decoded: _Decoded, vector: np.ndarray) -> Item:
-    source = decoded.read.source
+def _item(decoded: _Decoded, vector: np.ndarray, gallery: Gallery) -> Item:
     return Item(
-        id=source.id,
+        id=decoded.source.id,
         vector=vector,
         thumbnail=decoded.thumbnail,
-        source_hash=decoded.read.source_hash,
-        metadata=source.metadata,
+        source_hash=decoded.source_hash,
+        metadata=_metadata(decoded.source, gallery),
     )
 
 
@@ -201,7 +221,8 @@ def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows: list[Any]
-        if path.suffix.lower() == ".jsonl":
+        lines = path.suffix.lower() == ".jsonl"
+        if lines:
             rows = [
                 json.loads(line, parse_constant=_no_number)
                 for line in text.split("\n")
@@ -211,7 +232,7 @@ def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
         table = {str(row["id"]): row for row in rows}
         files = [row["file"] for row in rows if row.get("file")]
-        if any(None in row or None in row.values() for row in rows if path.suffix != ".jsonl"):
+        if any(None in row or None in row.values() for row in rows if not lines):
             raise ValueError("a row has more or fewer cells than the header")
         if len(table) < len(rows) or len(set(files)) < len(files):
             raise ValueError("an id or a file stands there twice")
