@@ -253,3 +253,12 @@ def test_a_disk_that_is_full_from_the_start(copy: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(module.tempfile, "mkdtemp", full)
     with pytest.raises(StorageFull), staged(copy):
         pass
+
+
+def test_a_folder_with_some_other_manifest_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "an app", "icons": []}')
+    (tmp_path / "index.html").write_text("precious")
+    before = contents(tmp_path)
+    with pytest.raises(BundleError, match="not a bundle"), staged(tmp_path):
+        pass
+    assert contents(tmp_path) == before

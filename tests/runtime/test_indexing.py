@@ -281,3 +281,21 @@ def test_the_retriever_deletes_before_it_adds(bundle: Path, photos: Path, tmp_pa
         with Gallery.open(folder) as gallery:
             assert len(gallery) == 6
             assert "1" in gallery
+
+
+def test_stored_metadata_stays_where_no_table_is_given(photos: Path, gallery: Gallery) -> None:
+    table = photos.parent / "m.csv"
+    table.write_text("id,price\n0,5\n")
+    index_pictures(MeanColour(), gallery, find_pictures([photos], table))
+    again = index_pictures(MeanColour(), gallery, find_pictures([photos]))
+    assert counts(again) == (0, 0, 6, 6)
+    paint(photos / "0.png", 99)
+    assert counts(index_pictures(MeanColour(), gallery, find_pictures([photos]))) == (0, 1, 5, 6)
+    assert gallery.items([gallery.row("0")]) == [("0", {"price": "5"})]
+
+
+def test_a_table_of_other_pictures_is_refused(photos: Path) -> None:
+    table = photos.parent / "m.csv"
+    table.write_text("id,price\n0.png,5\n")
+    with pytest.raises(DataError, match="none of its 1 ids"):
+        find_pictures([photos], table)

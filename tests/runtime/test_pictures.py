@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +270,18 @@ def test_eight_bit_colour_spaces_are_not_called_32_bit(mode: str) -> None:
     with pytest.raises(PictureError, match=mode) as caught:
         load(Image.new(mode, (4, 4)))
     assert "32-bit" not in str(caught.value)
+
+
+def test_sixteen_bits_with_a_transparent_value_keep_their_range() -> None:
+    values = np.full((4, 4), 32896, np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG", transparency=0)
+    assert np.asarray(load(buffer.getvalue())).mean() == 128
+
+
+def test_loading_leaves_the_warnings_of_the_process_alone() -> None:
+    before = list(warnings.filters)
+    data = encoded(Image.fromarray(noise()))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(load, [data] * 200))
+    assert list(warnings.filters) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -294,3 +295,20 @@ def test_a_closed_retriever_says_so(bundle: Path, gallery: Path) -> None:
 def test_close_may_be_called_inside_with(bundle: Path, gallery: Path) -> None:
     with Retriever.open(bundle, gallery, threads=1) as retriever:
         retriever.close()
+
+
+def test_close_ends_an_indexing_at_its_next_batch(
+    bundle: Path, garments: Path, tmp_path: Path
+) -> None:
+    sources = [Source(id=f"{k}", path=p) for k, p in enumerate((garments / "images").glob("*.jpg"))]
+    assert len(sources) > 128
+    begun = threading.Event()
+    retriever = Retriever.open(bundle, threads=1)
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(retriever.index, sources, tmp_path / "g", progress=lambda *_: begun.set())
+        begun.wait()
+        retriever.close()
+        with pytest.raises(errors.UsageError, match="closed while indexing"):
+            job.result()
+    with Retriever.open(bundle, tmp_path / "g", threads=1) as again:
+        assert 64 <= len(again.search(text="red", k=10_000)) < len(sources)
