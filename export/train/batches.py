@@ -1,9 +1,4 @@
-"""Batches that share pictures: many queries for each picture that is encoded.
-
-A picture's forward and backward pass costs far more than a query's. Queries of one product point
-at the same few photos, so a batch takes whole neighbourhoods of pictures and every query that
-stays within them; neighbours are also each other's hardest negatives.
-"""
+"""Batches of pictures and the queries between them; each picture is encoded once a batch."""
 
 from __future__ import annotations
 
@@ -22,15 +17,39 @@ class Links:
     pictures: int
 
 
-def batches(
+def draw(
+    links: Links, *, pictures: int, queries: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield one epoch of (picture rows, query rows), every query once, in random order.
+
+    A batch is full with `pictures` pictures or `queries` queries. Products with many queries weigh
+    as much as they do when the protocol asks them.
+    """
+    inside: dict[int, None] = {}
+    members: list[int] = []
+    for query in rng.permutation(len(links.targets)):
+        target = rng.choice(links.targets[query])
+        pair = {int(links.reference[query]): None, int(target): None}
+        if len(members) == queries or len(inside | pair) > pictures:
+            if members:
+                yield np.asarray(list(inside)), np.asarray(members)
+            inside, members = {}, []
+        if len(pair) <= pictures:
+            inside |= pair
+            members.append(int(query))
+    if members:
+        yield np.asarray(list(inside)), np.asarray(members)
+
+
+def walk(
     links: Links, *, pictures: int, queries: int, neighbours: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield one epoch of (picture rows, query rows).
+    """Yield one epoch of (picture rows, query rows), every picture at most once.
 
     Walks the graph reference - target from random starts, `neighbours` pictures from each, and
     cuts the walk every `pictures` pictures; a batch holds at most `queries` of the queries whose
-    reference and at least one target are inside. Long walks give a query its hardest negatives,
-    short ones more products to be told apart.
+    reference and at least one target are inside. Many queries share each picture's cost, and
+    neighbours are each other's hardest negatives.
     """
     order = _walk(links, neighbours, rng)
     place = np.empty(links.pictures, np.int64)

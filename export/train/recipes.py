@@ -41,7 +41,7 @@ class Progressive:
     epochs: int = 60
     pictures: int = 256  # a batch's pictures; its queries are those that stay within them
     queries: int = 512  # at most so many of a batch's queries
-    neighbours: int = 8  # pictures of a batch that hang together by queries
+    neighbours: int = 0  # 0: an epoch draws every query once; else it walks so many pictures on
     learning_rate: float = 1.5e-3
     tower_learning_rate: float = 1e-5  # for towers that start from a checkpoint
     weight_decay: float = 0.05

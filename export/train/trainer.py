@@ -17,7 +17,7 @@ from cir_rt.errors import ConfigError
 from cir_rt.export.models.build import CirModel
 from cir_rt.export.train import losses
 from cir_rt.export.train.augment import Augment
-from cir_rt.export.train.batches import batches
+from cir_rt.export.train.batches import draw, walk
 from cir_rt.export.train.examples import Examples
 from cir_rt.export.train.recipes import Progressive
 
@@ -69,43 +69,45 @@ class Trainer:
         given, of `epochs` (the recipe's unless said) otherwise.
         """
         epochs = epochs or self.recipe.epochs
-        steps = math.ceil(self.examples.links.pictures / self.recipe.pictures)
         start = time.perf_counter()
         self.model.train()
         begun = 0
-        for step, (epoch, pictures, queries) in enumerate(self._endless()):
+        for passed, pictures, queries in self._endless():
             seconds = time.perf_counter() - start
-            done = seconds / (60 * minutes) if minutes else step / (epochs * steps)
+            done = seconds / (60 * minutes) if minutes else passed / epochs
             if done >= 1:
                 break
-            begun = epoch + 1
+            begun = int(passed) + 1
             self._set_rate(done)
             parts = self._step(pictures, queries)
             if progress:
                 values = {name: float(value.detach()) for name, value in parts.items()}
-                progress(Step(done=done, epoch=epoch, seconds=seconds, losses=values))
+                progress(Step(done=done, epoch=int(passed), seconds=seconds, losses=values))
         self.model.eval()
         return begun
 
-    def _endless(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def _endless(self) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+        """Yield (epochs passed, picture rows, query rows) without end."""
         epoch = 0
         while True:
-            drawn = False
-            for pictures, queries in batches(
-                self.examples.links,
-                pictures=self.recipe.pictures,
-                queries=self.recipe.queries,
-                neighbours=self.recipe.neighbours,
-                rng=self.rng,
-            ):
-                yield epoch, pictures, queries
-                drawn = True
-            if not drawn:
+            batches = list(self._epoch())
+            if not batches:
                 raise ConfigError(
                     f"no query lies within a batch of {self.recipe.pictures} pictures. "
                     "Raise the recipe's setting pictures, or check the data's queries."
                 )
+            for k, (pictures, queries) in enumerate(batches):
+                yield epoch + k / len(batches), pictures, queries
             epoch += 1
+
+    def _epoch(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Return an epoch's batches as the recipe wants them."""
+        limits = {"pictures": self.recipe.pictures, "queries": self.recipe.queries}
+        if self.recipe.neighbours:
+            return walk(
+                self.examples.links, neighbours=self.recipe.neighbours, rng=self.rng, **limits
+            )
+        return draw(self.examples.links, rng=self.rng, **limits)
 
     def _set_rate(self, done: float) -> None:
         warmup = self.recipe.warmup

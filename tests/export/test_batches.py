@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cir_rt.export.train.batches import Links, batches
+from cir_rt.export.train.batches import Links, draw, walk
 
 Epoch = list[tuple[np.ndarray, np.ndarray]]
 
@@ -31,7 +31,7 @@ def epoch(
     seed: int = 0,
 ) -> Epoch:
     rng = np.random.default_rng(seed)
-    return list(batches(links, pictures=pictures, queries=queries, neighbours=neighbours, rng=rng))
+    return list(walk(links, pictures=pictures, queries=queries, neighbours=neighbours, rng=rng))
 
 
 @pytest.mark.parametrize(("pictures", "queries"), [(1, 1), (7, 19), (111, 60), (111, 989)])
@@ -102,6 +102,33 @@ def test_the_seed_fixes_the_epoch() -> None:
 def test_one_generator_gives_another_epoch_each_time() -> None:
     links, rng = made(111, 300, seed=2), np.random.default_rng(0)
     first, second = (
-        next(iter(batches(links, pictures=19, queries=64, rng=rng)))[0] for _ in range(2)
+        next(walk(links, pictures=19, queries=64, neighbours=99, rng=rng))[0] for _ in range(2)
     )
     assert set(first.tolist()) != set(second.tolist())
+
+
+@pytest.mark.parametrize(("pictures", "queries"), [(2, 7), (7, 19), (111, 989)])
+@pytest.mark.parametrize(("limit", "most"), [(2, 512), (19, 512), (500, 7)])
+def test_an_epoch_draws_every_query_once(
+    pictures: int, queries: int, limit: int, most: int
+) -> None:
+    links = made(pictures, queries, seed=pictures)
+    asked: list[int] = []
+    for rows, members in draw(links, pictures=limit, queries=most, rng=np.random.default_rng(0)):
+        inside = set(rows.tolist())
+        assert len(inside) == len(rows) <= limit
+        assert 1 <= len(members) <= most
+        for query in members:
+            assert links.reference[query] in inside
+            assert inside & set(links.targets[query].tolist())
+        asked += members.tolist()
+    assert sorted(asked) == list(range(queries))
+
+
+def test_draws_follow_the_seed() -> None:
+    links = made(111, 300, seed=1)
+    first, second, other = (
+        [m.tolist() for _, m in draw(links, pictures=19, queries=99, rng=np.random.default_rng(s))]
+        for s in (0, 0, 1)
+    )
+    assert first == second != other

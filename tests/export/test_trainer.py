@@ -18,7 +18,7 @@ from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.evaluate import evaluate
 from cir_rt.export.models.build import load_model
 from cir_rt.export.models.encoder import open_encoder
-from cir_rt.export.train.batches import Links, batches
+from cir_rt.export.train.batches import Links, draw
 from cir_rt.export.train.examples import Examples, read_examples
 from cir_rt.export.train.recipes import Progressive
 from cir_rt.export.train.run import train
@@ -105,9 +105,9 @@ def test_no_query_is_an_error_not_an_endless_loop(
     def few_rounds(*args: Any, **settings: Any) -> Any:
         rounds.append(None)
         assert len(rounds) < 5, "batches are drawn without end"
-        return batches(*args, **settings)
+        return draw(*args, **settings)
 
-    monkeypatch.setattr("cir_rt.export.train.trainer.batches", few_rounds)
+    monkeypatch.setattr("cir_rt.export.train.trainer.draw", few_rounds)
     recipe = replace(RECIPE, pictures=1)
     alone = Links(reference=np.array([0]), targets=(np.array([1]),), pictures=2)
     examples = replace(few, links=alone, captions=few.captions[:1], phrases=few.phrases[:2])
