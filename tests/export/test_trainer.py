@@ -77,7 +77,8 @@ def test_the_result_is_left_in_evaluation_mode(fresh: Checkpoint, few: Examples)
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_epochs_are_counted(fresh: Checkpoint, few: Examples, epochs: int) -> None:
-    recipe = replace(RECIPE, pictures=len(few.pixels))  # one batch an epoch
+    whole = {"pictures": len(few.pixels), "queries": len(few.captions)}  # one batch an epoch
+    recipe = replace(RECIPE, **whole)
     steps: list[Step] = []
     begun = Trainer(load_model(fresh), few, recipe).run(epochs=epochs, progress=steps.append)
     assert [step.epoch for step in steps] == list(range(epochs))
