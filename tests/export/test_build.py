@@ -133,6 +133,8 @@ def test_the_manifest_says_what_was_measured(
     manifest = open_bundle(bundle).manifest
     quality = dict(manifest.quality)
     calibration = quality.pop("calibration")
+    assert quality.pop("latency_ms") == report.to_json()["latency_ms"]
+    assert quality.pop("threads") == report.options.threads
     assert quality == json.loads(json.dumps(report.to_json()["quality"]))
     assert set(quality) == {"cosine_min", "recall_before", "recall_after", "recall_mixed"}
     assert calibration["pictures"] > 100
