@@ -60,7 +60,7 @@ def write_samples(dataset: Dataset, split: Split, folder: Path, *, side: int, se
 
 def check_samples_folder(folder: Path) -> None:
     """Raise DataError where the folder holds something else than samples."""
-    if folder.exists() and not (folder / f"{SPLIT}.jsonl").exists():
+    if folder.exists() and any(folder.iterdir()) and not (folder / f"{SPLIT}.jsonl").exists():
         raise DataError(f"{folder}: exists and was not written by training. Choose another --out.")
 
 

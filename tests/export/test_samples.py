@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cir_rt.errors import DataError
 from cir_rt.export import samples
 from cir_rt.export.checkpoint import Checkpoint
 from cir_rt.export.data.dataset import Dataset
@@ -67,10 +68,17 @@ def test_the_seed_fixes_the_choice(
 
 
 def test_writing_again_replaces_what_was_there(drawn: Dataset, tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
+    written(drawn, tmp_path)
     (tmp_path / "images/old.jpg").touch()
     written(drawn, tmp_path)
     assert not (tmp_path / "images/old.jpg").exists()
+
+
+def test_somebody_elses_folder_is_not_replaced(drawn: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("kept")
+    with pytest.raises(DataError, match="not written by training"):
+        written(drawn, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100])
