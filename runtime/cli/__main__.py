@@ -1,0 +1,5 @@
+"""`python -m cir_rt.cli`."""
+
+from cir_rt.cli.command import main
+
+main()
