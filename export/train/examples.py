@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -40,6 +40,16 @@ class Examples:
     captions: tuple[np.ndarray, ...]  # per query, rows of `ids` that say it
     phrases: tuple[np.ndarray, ...]  # per picture, rows of `ids` that describe it
     keep_reference: bool = True  # whether the protocol ranks a query's own reference
+
+    def only(self, queries: np.ndarray) -> Examples:
+        """Return the same pictures with some of the queries, (queries,) bool."""
+        chosen = np.flatnonzero(queries)
+        links = replace(
+            self.links,
+            reference=self.links.reference[chosen],
+            targets=tuple(self.links.targets[q] for q in chosen),
+        )
+        return replace(self, links=links, captions=tuple(self.captions[q] for q in chosen))
 
     def tokens(self, rows: np.ndarray, pad_id: int) -> np.ndarray:
         """Return the rows' token ids, cut to the longest of them."""

@@ -50,6 +50,7 @@ class Progressive:
     titles: float = 1.0
     weighting: float = 1.0
     weighting_temperature: float = 0.1
+    held_out: float = 0.0  # share of the products that are kept to set the gate with, at the end
     augment: Mapping[str, Any] = field(default_factory=dict)  # settings of augment.Augment
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cir_rt.errors import CheckpointError, UsageError
@@ -23,6 +24,7 @@ from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.models.build import CirModel, check_device, load_model, save_model
 from cir_rt.export.samples import check_samples_folder, write_samples
 from cir_rt.export.train.examples import read_examples, texts_of
+from cir_rt.export.train.holdout import hold_out, set_gate
 from cir_rt.export.train.recipes import Progressive
 from cir_rt.export.train.trainer import Step, Trainer
 from cir_rt.export.train.vocabulary import learn
@@ -75,10 +77,18 @@ def train(
         config = model.config
         tokenizer = Tokenizer(words, context=config.context, pad_id=config.pad_id)
         examples = read_examples(dataset, split, config.preprocess, tokenizer)
+        held = hold_out(examples.links, recipe.held_out, np.random.default_rng(seed))
         trainer = Trainer(
-            model, examples, recipe, device=device, seed=seed, pretrained=init is not None
+            model,
+            examples.only(~held),
+            recipe,
+            device=device,
+            seed=seed,
+            pretrained=init is not None,
         )
         begun = trainer.run(epochs=epochs, minutes=minutes, progress=progress)
+        if held.any():
+            set_gate(model, examples.only(held))
         save_model(model, words, out)
     side = round(1.25 * config.preprocess.size)
     write_samples(dataset, split, out / CALIBRATION, side=side, seed=seed)
