@@ -8,9 +8,8 @@ import numpy as np
 
 from cir_rt.bundle import Bundle
 from cir_rt.compose import WeightedComposer
-from cir_rt.engines.onnxruntime import OnnxRuntimeEngine
-from cir_rt.engines.protocol import Engine
-from cir_rt.errors import BackendMissing, BundleError, EngineMismatch
+from cir_rt.engines import Engine, open_engine
+from cir_rt.errors import BundleError, EngineMismatch
 from cir_rt.pictures import PictureSource
 from cir_rt.preprocess import Preprocess
 from cir_rt.text import Tokenizer
@@ -41,14 +40,16 @@ class Encoder:
 
     @classmethod
     def open(cls, bundle: Bundle, *, device: str = "cpu", threads: int | None = None) -> Encoder:
-        """Load a bundle's engines. Raises EngineMismatch for one built for another device."""
-        target = bundle.manifest.target
-        if target.backend != "onnxruntime":
-            raise BackendMissing(f"{bundle.folder}: backend '{target.backend}' is not known here.")
-        if target.device != device:
+        """Load a bundle's engines.
+
+        Raises EngineMismatch for one built for another kind of device (any GPU number will do),
+        and what `open_engine` raises.
+        """
+        built = bundle.manifest.target.device
+        if _kind(built) != _kind(device):
             raise EngineMismatch(
-                f"{bundle.folder}: built for {target.device}, asked to run on {device}. Open it "
-                f"with device='{target.device}', or:  cir-rt build-engine MODEL --device {device}"
+                f"{bundle.folder}: built for {built}, asked to run on {device}. Open it "
+                f"with device='{built}', or:  cir-rt build-engine MODEL --device {device}"
             )
         image, text, compose = (bundle.role(name) for name in ("image", "text", "compose"))
         if image.preprocess is None or text.text is None:
@@ -60,8 +61,8 @@ class Encoder:
                 context=text.text.context,
                 pad_id=text.text.pad_id,
             ),
-            image=OnnxRuntimeEngine(bundle.path(image.file), device=device, threads=threads),
-            text=OnnxRuntimeEngine(bundle.path(text.file), device=device, threads=threads),
+            image=open_engine(bundle, "image", device=device, threads=threads),
+            text=open_engine(bundle, "text", device=device, threads=threads),
             compose=WeightedComposer.open(bundle.path(compose.file), compose.temperature),
         )
 
@@ -99,3 +100,8 @@ class Encoder:
             for k in range(0, len(rows), self.batch)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+
+
+def _kind(device: str) -> str:
+    """Return "cuda" of "cuda:1"."""
+    return device.partition(":")[0]

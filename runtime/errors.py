@@ -37,6 +37,10 @@ class BackendMissing(CirRtError):
     """A package or device that was asked for is not on this machine."""
 
 
+class DeviceError(CirRtError):
+    """A GPU that is there failed, or has no memory left."""
+
+
 class GalleryError(CirRtError):
     """A gallery is missing, damaged or held by another writer."""
 
@@ -51,6 +55,10 @@ class StorageFull(GalleryError):
 
 class CheckpointError(CirRtError):
     """A checkpoint or graphs folder is incomplete or of an unknown kind."""
+
+
+class CompileError(CirRtError):
+    """A graph cannot be compiled for its target; the compiler's own words are in the message."""
 
 
 class DataError(CirRtError):

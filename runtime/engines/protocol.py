@@ -15,6 +15,9 @@ class TensorSpec:
     dtype: str
     shape: tuple[Any, ...]  # int | str
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
+
 
 class Engine(Protocol):
     """A compiled graph on one device, owned by one thread."""
@@ -29,12 +32,15 @@ class Engine(Protocol):
         out: Mapping[str, Any] | None = None,
         stream: int | None = None,
     ) -> dict[str, Any]:
-        """Return the outputs by name, written into `out` where it is given.
+        """Return the outputs by name: `out` itself where it is given, else fresh numpy arrays.
 
-        Arrays are numpy on the CPU and anything with `__cuda_array_interface__` on a GPU; nothing
-        is copied that is already where it must be. `stream` is a CUDA stream's handle. Raises
-        EngineMismatch for tensors that do not fit the specs.
+        Arrays are numpy, and on a GPU anything with `__cuda_array_interface__` too, each for
+        itself; nothing is copied that is already where it must be. Equal names of free dimensions
+        stand for equal sizes. `stream` is the handle of the CUDA stream to work on: inputs need be
+        ready on it alone, and where every array is on the GPU the call may return before they are
+        done. Without it the call returns when all is done. Raises EngineMismatch for tensors that
+        do not fit the specs, a stream that the engine cannot work on, and a closed engine.
         """
 
     def close(self) -> None:
-        """Release what the engine holds; it cannot run afterwards."""
+        """Release what the engine holds; it cannot run afterwards. A second call does nothing."""
