@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cir_rt.config import from_dict, to_dict
+from cir_rt.engines.plan import Plan
 from cir_rt.engines.protocol import TensorSpec
 from cir_rt.errors import BundleError, ConfigError, EngineMismatch, StorageFull
-from cir_rt.machine import EXACT_INT8, instruction_set
+from cir_rt.machine import EXACT_INT8, instruction_set, is_arm_set
 from cir_rt.preprocess import Preprocess
 
 FORMAT = 1
@@ -46,6 +47,7 @@ class Role:
     preprocess: Preprocess | None = None
     text: TextInput | None = None
     temperature: float = 1.0
+    plan: Plan | None = None  # of an engine that TensorRT compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 def faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Yield what is wrong: an altered manifest, a file that is missing or not what it says."""
-    if manifest.sha256 != _digest(to_dict(manifest)):
+    stored = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if manifest.sha256 != _digest(stored):  # as it stands: an older one has fewer fields
         yield f"{folder / MANIFEST}: altered, its sha256 is not its own."
     for name, fact in manifest.files.items():
         path = folder / name
@@ -175,13 +178,19 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def _check_target(folder: Path, manifest: Manifest) -> None:
-    target, here = manifest.target, instruction_set()
-    exact = target.instruction_set in EXACT_INT8
-    if "int8" in manifest.precisions.values() and exact and here not in EXACT_INT8:
-        raise EngineMismatch(
-            f"{folder}: INT8 engines built for {target.instruction_set}; this machine has {here}, "
-            f"where their products saturate. {REBUILD}"
-        )
+    """Raise EngineMismatch where INT8 engines for CPUs are in a form that is wrong for this one."""
+    built, here = manifest.target.instruction_set, instruction_set()
+    if manifest.target.device != "cpu" or "int8" not in manifest.precisions.values():
+        return
+    if is_arm_set(built) != is_arm_set(here):
+        trouble = "where that form is slower than FP32"
+    elif built in EXACT_INT8 and here not in EXACT_INT8:
+        trouble = "without the dot products that they need, so that they saturate or crawl"
+    else:
+        return
+    raise EngineMismatch(
+        f"{folder}: INT8 engines built for {built}; this machine has {here}, {trouble}. {REBUILD}"
+    )
 
 
 def sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-# Strongest first; INT8 products of the first three do not saturate.
+# Strongest first; INT8 products of those in EXACT_INT8 do not saturate.
 _X86 = ("avx512_vnni", "avx_vnni", "amx_int8", "avx512f", "avx2")
 _ARM = ("asimddp", "asimd")
 EXACT_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
@@ -30,6 +30,11 @@ def instruction_set() -> str:
 def is_arm() -> bool:
     """Tell whether this is an Arm machine, where symmetric INT8 is the faster form."""
     return platform.machine() in ("aarch64", "arm64")
+
+
+def is_arm_set(name: str) -> bool:
+    """Tell whether an instruction set, as `instruction_set` names it, is one of Arm's."""
+    return name in (*_ARM, "aarch64", "arm64")
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -127,10 +128,15 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
         ("asimddp", "asimd", False),
         ("avx2", "avx512_vnni", True),
         ("avx2", "avx2", True),
+        ("asimddp", "asimddp", True),
+        ("asimd", "asimddp", True),
+        ("asimddp", "avx512_vnni", False),
+        ("avx2", "asimddp", False),
+        ("avx2", "aarch64", False),
     ],
 )
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_int8_goes_where_its_products_do_not_saturate(
+def test_int8_goes_where_its_form_is_right(
     copy: Path,
     monkeypatch: pytest.MonkeyPatch,
     built_for: str,
@@ -147,6 +153,30 @@ def test_int8_goes_where_its_products_do_not_saturate(
         open_bundle(copy)
         return
     with pytest.raises(EngineMismatch, match=f"built for {built_for}; this machine has {here}"):
+        open_bundle(copy)
+
+
+def test_int8_on_a_gpu_does_not_ask_for_the_cpus_instructions(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(copy)
+    target = replace(manifest.target, device="cuda", instruction_set="avx512_vnni")
+    roles = {**manifest.roles, "text": replace(manifest.roles["text"], precision="int8")}
+    write_manifest(replace(manifest, target=target, roles=roles), copy)
+    monkeypatch.setattr(module, "instruction_set", lambda: "asimddp")
+    open_bundle(copy)
+
+
+def test_a_manifest_of_fewer_fields_is_not_an_altered_one(copy: Path) -> None:
+    values = json.loads((copy / "manifest.json").read_text())
+    for role in values["roles"].values():
+        del role["plan"]
+    rest = {key: value for key, value in values.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps({**rest, "sha256": digest}))
+    assert open_bundle(copy).role("image").plan is None
+    (copy / "manifest.json").write_text(json.dumps({**rest, "dim": 33, "sha256": digest}))
+    with pytest.raises(BundleError, match="altered"):
         open_bundle(copy)
 
 
