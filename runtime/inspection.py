@@ -6,21 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cir_rt.bundle import faults, is_bundle, read_manifest, sha256
-from cir_rt.errors import BundleError, CheckpointError, DataError, GalleryError
+from cir_rt.bundle import Role, faults, is_bundle, read_manifest, sha256
+from cir_rt.engines.onnx_layers import layers
+from cir_rt.errors import BundleError, CheckpointError, DataError, GalleryError, UsageError
 from cir_rt.gallery import Gallery
+from cir_rt.gallery.repair import repair as repaired
 
 
-def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
+def inspect(path: Path, *, verify: bool = False, repair: bool = False) -> dict[str, Any]:
     """Return the facts of a bundle, gallery or checkpoint.
 
-    `verify` checks every byte. Raises BundleError or GalleryError with the first fault, DataError
-    for a folder of none of the three kinds.
+    `verify` checks every byte; `repair` keeps what is whole in a gallery before it is looked at.
+    Raises BundleError or GalleryError with the first fault, DataError for a folder of none of the
+    three kinds, UsageError where anything but a gallery is to be repaired.
     """
+    if repair and not (path / "gallery.sqlite").exists():
+        raise UsageError(f"{path}: no gallery. Only a gallery can be repaired; build it again.")
     if is_bundle(path):
         return _bundle(path, verify)
     if (path / "gallery.sqlite").exists():
-        return _gallery(path, verify)
+        return _gallery(path, verify, repair)
     if (path / "config.json").exists() and (path / "model.safetensors").exists():
         return _checkpoint(path, verify)
     raise DataError(f"{path}: neither a bundle, a gallery nor a checkpoint.")
@@ -38,6 +43,7 @@ def _bundle(path: Path, verify: bool) -> dict[str, Any]:
         "dim": manifest.dim,
         "fingerprint": manifest.fingerprints.vectors,
         "precisions": manifest.precisions,
+        "roles": {name: _role(path, role) for name, role in manifest.roles.items()},
         "size_bytes": sum(fact.size_bytes for fact in manifest.files.values()),
         "files": {name: fact.size_bytes for name, fact in manifest.files.items()},
         "quality": dict(manifest.quality),
@@ -46,21 +52,55 @@ def _bundle(path: Path, verify: bool) -> dict[str, Any]:
     }
 
 
-def _gallery(path: Path, verify: bool) -> dict[str, Any]:
+def _role(bundle: Path, role: Role) -> dict[str, Any]:
+    """Return an engine's layers by precision, or a composition's system alone."""
+    file = bundle / (role.plan.file if role.plan else role.file)
+    facts: dict[str, Any] = {
+        "system": role.system,
+        "precision": role.precision,
+        "file": file.relative_to(bundle).as_posix(),
+        "size_bytes": file.stat().st_size if file.exists() else None,
+    }
+    if role.plan:
+        facts["plan"] = {
+            "package": f"{role.plan.package} {role.plan.version}",
+            "capabilities": list(role.plan.capabilities),
+            "layers": dict(role.plan.layers),
+        }
+    elif file.suffix == ".onnx" and file.exists():
+        facts["layers"] = layers(file)
+    return facts
+
+
+def _gallery(path: Path, verify: bool, repair: bool) -> dict[str, Any]:
+    report = repaired(path) if repair else None
     with Gallery.open(path) as gallery:
         if verify:
             for fault in gallery.verify():
                 raise GalleryError(fault)
-        return {
+        tokens = gallery.token_format
+        facts = {
             "kind": "gallery",
             "pictures": len(gallery),
             "deleted_rows": len(gallery.live) - len(gallery),
             "dim": gallery.dim,
+            "precision": gallery.precision,
+            "tokens": f"{tokens.count} x {tokens.width} {tokens.precision}" if tokens else None,
             "fingerprint": gallery.fingerprint,
             "generation": gallery.generation,
-            "size_bytes": sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
+            "size_bytes": gallery.size_bytes,
+            "quota_bytes": gallery.quota_bytes,
             "verified": verify,
         }
+    if report is not None:
+        facts["repair"] = {
+            "kept": report.kept,
+            "lost": list(report.lost),
+            "unnamed_rows": report.unnamed,
+            "without_tokens": list(report.without_tokens),
+            "damaged": str(report.damaged) if report.damaged else None,
+        }
+    return facts
 
 
 def _checkpoint(path: Path, verify: bool) -> dict[str, Any]:

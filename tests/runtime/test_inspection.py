@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from cir_rt.bundle import read_manifest
-from cir_rt.errors import BundleError, CheckpointError, DataError, GalleryError
+from cir_rt.bundle import read_manifest, write_manifest
+from cir_rt.cli import cli
+from cir_rt.engines.plan import Plan
+from cir_rt.errors import BundleError, CheckpointError, DataError, GalleryError, UsageError
 from cir_rt.inspection import inspect
 
 
@@ -37,6 +41,57 @@ def test_a_bundle(bundle: Path) -> None:
     assert facts["verified"] is True
     assert inspect(bundle)["verified"] is False
     json.dumps(facts)
+
+
+def test_a_bundles_engines(bundle: Path) -> None:
+    roles = inspect(bundle)["roles"]
+    assert set(roles) == {"image", "text", "compose"}
+    assert roles["image"]["layers"]["fp32"]["Conv"] == 1
+    assert roles["text"]["layers"]["fp32"]["MatMul"] == 1
+    assert "layers" not in roles["compose"]
+    for role in roles.values():
+        assert role["size_bytes"] == (bundle / role["file"]).stat().st_size
+        assert (role["system"], role["precision"]) == ("progressive", "fp32")
+
+
+def test_a_bundle_in_words(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy.cir")
+    manifest = read_manifest(copy)
+    gates = [{"what": "recall", "limit": 0.5, "measured": 0.25, "passed": True}]
+    write_manifest(replace(manifest, quality={"gates": gates, "threads": 1}), copy)
+    done = CliRunner().invoke(cli, ["inspect", str(copy), "--verify"])
+    assert done.exit_code == 0, done.output
+    rows = [line.split() for line in done.stdout.splitlines()]
+    size = f"{(copy / 'onnx/image.onnx').stat().st_size / 1e6:.2f}"
+    image = next(row for row in rows if row[:1] == ["image"])
+    assert image[1:4] == ["fp32", size, "onnx/image.onnx"]
+    assert ["recall", "0.50", "0.25", "True"] in rows
+    assert ["threads", "1"] in rows
+
+
+def test_a_plan_is_told_by_its_manifest(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy.cir")
+    (copy / "image.plan").write_bytes(b"a plan")
+    plan = Plan(
+        file="image.plan",
+        sha256="0" * 64,
+        package="tensorrt",
+        version="10.3.0",
+        capabilities=("sm_87",),
+        layers={"Half": 12},
+    )
+    manifest = read_manifest(copy)
+    roles = {**manifest.roles, "image": replace(manifest.roles["image"], plan=plan)}
+    write_manifest(replace(manifest, roles=roles), copy)
+    role = inspect(copy, verify=True)["roles"]["image"]
+    assert (role["file"], role["size_bytes"]) == ("image.plan", 6)
+    assert role["plan"] == {
+        "package": "tensorrt 10.3.0",
+        "capabilities": ["sm_87"],
+        "layers": {"Half": 12},
+    }
+    shown = CliRunner().invoke(cli, ["inspect", str(copy)]).stdout
+    assert "tensorrt 10.3.0; sm_87; 12 Half" in shown
 
 
 def test_a_gallery(gallery: Path, bundle: Path) -> None:
@@ -71,8 +126,21 @@ def test_a_flipped_byte_in_a_gallery(gallery: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(gallery, tmp_path / "copy.gallery")
     flip(copy / "vectors" / "000000.f32", 1000)
     inspect(copy)
-    with pytest.raises(GalleryError, match=r"000000\.f32: rows 0 to 63 differ"):
+    with pytest.raises(GalleryError, match=r"000000\.f32: row 7 differs"):
         inspect(copy, verify=True)
+
+
+def test_a_gallery_is_repaired(gallery: Path, bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(gallery, tmp_path / "copy.gallery")
+    flip(copy / "vectors" / "000000.f32", 1000)
+    facts = inspect(copy, verify=True, repair=True)
+    assert (facts["pictures"], facts["repair"]["kept"], facts["verified"]) == (143, 143, True)
+    assert len(facts["repair"]["lost"]) == 1
+    assert Path(facts["repair"]["damaged"]).is_dir()
+    json.dumps(facts)
+    assert inspect(copy, repair=True)["repair"]["damaged"] is None
+    with pytest.raises(UsageError, match="Only a gallery can be repaired"):
+        inspect(bundle, repair=True)
 
 
 def test_a_flipped_byte_in_a_checkpoint(copy: Path) -> None:
