@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from cir_rt.errors import UsageError
+from cir_rt.gallery.index import Rows
+from cir_rt.gallery.ranking import Ranking, exact_scores
 
 _BLOCK_NUMBERS = 1 << 22  # numbers of a block of vectors: 16 MiB
 _MIN_BLOCK_ROWS = 1024
@@ -15,20 +17,33 @@ _GATHER_SHARE = 0.2  # with fewer rows allowed than this, they are copied out an
 
 
 class ExactIndex:
-    """Inner products in FP32 over rows of unit length; nothing is built, nothing is copied."""
+    """Inner products in FP32 over rows of unit length; nothing is built, nothing is kept.
 
-    def __init__(self, vectors: np.ndarray) -> None:
-        """Search in vectors: (rows, dim) float32, as a gallery maps them."""
-        if vectors.ndim != 2 or vectors.dtype != np.float32:
+    FP32 vectors are scored where they are mapped. FP16 and INT8 are decoded block by block for
+    each search, which takes several times as long.
+    """
+
+    kind = "exact"
+
+    def __init__(self, vectors: Rows) -> None:
+        """Search in vectors: (rows, dim) float32, as a gallery gives them."""
+        self.extend(vectors)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __repr__(self) -> str:
+        return f"ExactIndex({len(self)} rows)"
+
+    def extend(self, vectors: Rows) -> None:
+        """Search in these vectors from now on."""
+        if len(vectors.shape) != 2 or vectors.dtype != np.float32:
             raise UsageError(
                 f"vectors of shape {vectors.shape} and type {vectors.dtype}. "
                 "Expected (rows, dim) float32."
             )
         self._vectors = vectors
         self._block_rows = max(_MIN_BLOCK_ROWS, _BLOCK_NUMBERS // max(1, vectors.shape[1]))
-
-    def __len__(self) -> int:
-        return len(self._vectors)
 
     def search(
         self,
@@ -38,77 +53,53 @@ class ExactIndex:
         *,
         exclude: Sequence[int | None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (rows, scores) of the best k: (n, k') int64, (n, k') float32.
+        """Return (rows, scores) of the best k, as `Index.search` states."""
+        ranking = Ranking.open(self._vectors.shape, queries, k, mask, exclude)
+        self.scan(queries, mask, ranking, np.arange(len(queries)))
+        return ranking.rows, ranking.scores
 
-        queries is (n, dim) float32; mask is (rows,) bool, the rows that may be returned; exclude
-        names one more row for each query that it may not return, None for none. Sorted by score,
-        best first, the lower row first among equals. k' = min(k, most rows that any query may
-        return); a query that may return fewer ends in row -1, score -inf. A score depends on the
-        query and the row alone, so equal vectors score equal and a batch gives what single queries
-        give, bit for bit. Raises UsageError for wrong shapes and types, k < 1, queries not finite.
-        """
-        excluded = _excluded(len(queries), exclude)
-        self._check(queries, k, mask)
-        total = len(self) if mask is None else int(np.count_nonzero(mask))
-        inside = (excluded >= 0) & (excluded < len(self))
-        if mask is not None and len(mask):
-            inside &= mask[np.where(inside, excluded, 0)]
-        k = min(k, total - int(bool(len(queries)) and inside.all()))
-        rows = np.full((len(queries), k), -1, np.int64)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        for start in range(0, len(queries) if k else 0, _QUERIES):
-            part = slice(start, start + _QUERIES)
-            self._search_part(queries[part], mask, excluded[part], rows[part], scores[part])
-        return rows, scores
-
-    def _check(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> None:
-        rows, dim = self._vectors.shape
-        if queries.ndim != 2 or queries.shape[1] != dim or queries.dtype != np.float32:
-            raise UsageError(
-                f"queries of shape {queries.shape} and type {queries.dtype}. "
-                f"Expected (n, {dim}) float32."
-            )
-        if k < 1:
-            raise UsageError(f"k = {k}. Expected 1 or more.")
-        if mask is not None and (mask.shape != (rows,) or mask.dtype != np.bool_):
-            raise UsageError(
-                f"mask of shape {mask.shape} and type {mask.dtype}. Expected ({rows},) bool."
-            )
-        if not np.isfinite(queries).all():
-            raise UsageError("queries hold NaN or infinity. Expected vectors of unit length.")
-
-    def _search_part(
+    def scan(
         self,
         queries: np.ndarray,
         mask: np.ndarray | None,
-        excluded: np.ndarray,
-        best_rows: np.ndarray,
-        best_scores: np.ndarray,
+        ranking: Ranking,
+        chosen: np.ndarray,
+        *,
+        first: int = 0,
     ) -> None:
-        queries = np.ascontiguousarray(queries)
-        slack = self._slack(queries)
-        for start in range(0, len(self), self._block_rows):
-            block = self._vectors[start : start + self._block_rows]
-            rows = np.arange(start, start + len(block))
-            banned = None
-            if mask is not None:
-                allowed = mask[start : start + len(block)]
-                count = np.count_nonzero(allowed)
-                if count == 0:
-                    continue
-                if count < _GATHER_SHARE * len(block):
-                    block, rows = block[allowed], rows[allowed]
-                elif count < len(block):
-                    banned = ~allowed
-            block = np.ascontiguousarray(block)
-            scores = queries @ block.T  # (n, block) float32
-            if banned is not None:
-                scores[:, banned] = -np.inf
-            for i, query in enumerate(queries):
-                found = _candidates(scores[i], rows, best_scores[i], excluded[i], slack[i])
-                if len(found):
-                    exact = (block[found] * query).sum(axis=1)
-                    _merge(rows[found], exact, best_rows[i], best_scores[i])
+        """Merge the allowed rows from `first` on, none of them ranked yet, for chosen queries."""
+        for start in range(0, len(chosen) if ranking.k else 0, _QUERIES):
+            numbers = chosen[start : start + _QUERIES]
+            part = np.ascontiguousarray(queries[numbers])
+            slack = self._slack(part)
+            for rows, block, banned in self._blocks(mask, first):
+                rough = part @ block.T  # (n, block) float32
+                if banned is not None:
+                    rough[:, banned] = -np.inf
+                for i, number in enumerate(numbers.tolist()):
+                    found = _candidates(rough[i], rows, ranking, number, slack[i])
+                    if len(found):
+                        scores = exact_scores(block[found], part[i])
+                        ranking.merge(number, rows[found], scores)
+
+    def _blocks(
+        self, mask: np.ndarray | None, first: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Yield (rows, their vectors, which of them are not allowed)."""
+        size = self._block_rows
+        if mask is not None:
+            allowed = np.flatnonzero(mask[first:]) + first
+            if len(allowed) < _GATHER_SHARE * (len(self) - first):
+                for start in range(0, len(allowed), size):
+                    rows = allowed[start : start + size]
+                    yield rows, np.ascontiguousarray(self._vectors[rows]), None
+                return
+        for start in range(first, len(self), size):
+            rows = np.arange(start, min(start + size, len(self)))
+            banned = None if mask is None else ~mask[start : start + size]
+            if banned is None or not banned.all():
+                block = self._vectors[start : start + size]
+                yield rows, np.ascontiguousarray(block), banned
 
     def _slack(self, queries: np.ndarray) -> np.ndarray:
         """Bound how far below the k-th rough score one may lie whose exact score reaches it.
@@ -120,35 +111,16 @@ class ExactIndex:
         return (2 * self._vectors.shape[1] * eps * np.linalg.norm(queries, axis=1)).astype("f4")
 
 
-def _excluded(count: int, exclude: Sequence[int | None] | None) -> np.ndarray:
-    """Return the excluded row of each query: (count,) int64, -1 where there is none."""
-    if exclude is None:
-        return np.full(count, -1)
-    if len(exclude) != count:
-        raise UsageError(f"{len(exclude)} rows to exclude for {count} queries. Expected as many.")
-    return np.array([-1 if row is None else row for row in exclude], np.int64)
-
-
 def _candidates(
-    scores: np.ndarray, rows: np.ndarray, best: np.ndarray, excluded: int, slack: float
+    rough: np.ndarray, rows: np.ndarray, ranking: Ranking, query: int, slack: float
 ) -> np.ndarray:
     """Return the places in a block whose rows may be among the best: (candidates,) int64."""
-    k = len(best)
-    floor = max(best[-1] - slack, np.finfo(np.float32).min)  # above -inf, which marks the banned
-    found = np.flatnonzero(scores >= floor)
+    worst, excluded = ranking.scores[query, -1], ranking.excluded[query]
+    floor = max(worst - slack, np.finfo(np.float32).min)  # above -inf, which marks the banned
+    found = np.flatnonzero(rough >= floor)
     if excluded >= 0:
         found = found[rows[found] != excluded]
-    if len(found) > k:
-        rough = scores[found]
-        found = found[rough >= np.partition(rough, len(rough) - k)[-k] - slack]
+    if len(found) > ranking.k:
+        scores = rough[found]
+        found = found[scores >= np.partition(scores, len(scores) - ranking.k)[-ranking.k] - slack]
     return found
-
-
-def _merge(
-    rows: np.ndarray, scores: np.ndarray, best_rows: np.ndarray, best_scores: np.ndarray
-) -> None:
-    """Put what is better among rows into the best, in place."""
-    all_rows = np.concatenate([best_rows, rows])
-    all_scores = np.concatenate([best_scores, scores])
-    order = np.lexsort((all_rows, -all_scores))[: len(best_rows)]
-    best_rows[:], best_scores[:] = all_rows[order], all_scores[order]
