@@ -64,7 +64,10 @@ class Preprocess:
         std = np.asarray(self.std, np.float64)
         scale = (1 / (255 * std)).astype(np.float32)
         offset = (-np.asarray(self.mean, np.float64) / std).astype(np.float32)
-        return np.ascontiguousarray((pixels * scale + offset).transpose(0, 3, 1, 2))
+        planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))  # a quarter of the bytes
+        normal = planes * scale[:, None, None]
+        normal += offset[:, None, None]
+        return normal
 
     def __call__(self, sources: Sequence[PictureSource]) -> np.ndarray:
         """Return the pictures as (n, 3, size, size) float32. Raises PictureError."""

@@ -29,11 +29,15 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Hits(Sequence[Hit]):
-    """Ranked pictures, the weights, and milliseconds per stage (in `timing["total"]`: all)."""
+    """Ranked pictures, the weights, and milliseconds per stage (in `timing["total"]`: all).
+
+    Where no picture fits, there is none, and `empty_because` says why.
+    """
 
     hits: tuple[Hit, ...]
     weights: Weights | None
     timing: Mapping[str, float]
+    empty_because: str = ""
 
     def __getitem__(self, index: Any) -> Any:
         return self.hits[index]
@@ -45,8 +49,9 @@ class Hits(Sequence[Hit]):
         return iter(self.hits)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of `cir-rt search --json`."""
+        """Return the fields of `cir-rt search --json`; an empty answer says why it is."""
         weights = self.weights and {"image": self.weights.image, "text": self.weights.text}
+        empty = {"empty_because": self.empty_because} if self.empty_because else {}
         return {
             "hits": [
                 {
@@ -60,6 +65,7 @@ class Hits(Sequence[Hit]):
             ],
             "weights": weights,
             "timing_ms": dict(self.timing),
+            **empty,
         }
 
 

@@ -1,25 +1,32 @@
-"""The way of a query: encode, compose, prune, fetch."""
+"""The one object that an application holds: it answers, it indexes, it reloads."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from cir_rt.bundle import open_bundle
-from cir_rt.encoder import Encoder
-from cir_rt.errors import GalleryError, UnknownId, UsageError
-from cir_rt.gallery import ExactIndex, Gallery
+from cir_rt.answer import answer
+from cir_rt.errors import UsageError
+from cir_rt.gallery import Gallery
+from cir_rt.gallery.compaction import WORTHWHILE
+from cir_rt.gallery.current import save_index
 from cir_rt.gallery.indexing import IndexReport, Source, index_pictures
+from cir_rt.opened import Closed, Opened, Opening
 from cir_rt.pictures import PictureSource
-from cir_rt.results import Hit, Hits, Stopwatch, Weights
+from cir_rt.preprocess import Preprocess
+from cir_rt.queries import Queries
+from cir_rt.results import Hits, Stopwatch
 
 T = TypeVar("T")
+
+PIECE = 8  # pictures that indexing encodes between one search and the next
 
 
 class Retriever:
@@ -28,15 +35,11 @@ class Retriever:
     One thread of its own holds engines and gallery; calls queue to it.
     """
 
-    def __init__(self, encoder: Encoder, gallery: Gallery | None, fingerprint: str) -> None:
-        """Take an encoder and a gallery that belong together; `open` is the usual way in."""
-        self._encoder = encoder
-        self._gallery = gallery
-        self._fingerprint = fingerprint
-        self._index = ExactIndex(gallery.vectors) if gallery is not None else None
-        self._owner = ThreadPoolExecutor(1, thread_name_prefix="cir-rt")
-        self._closed = False
-        self.device = encoder.device
+    def __init__(self, opening: Opening) -> None:
+        """Open what is named there; `open` is the usual way in."""
+        self._opening = opening
+        self._opened = Opened(opening)
+        self._changing = threading.Lock()  # held by `reload` and `close`
 
     @classmethod
     def open(
@@ -46,17 +49,27 @@ class Retriever:
         *,
         device: str = "cpu",
         threads: int | None = None,
+        index: str = "auto",
     ) -> Retriever:
         """Open a bundle, and a gallery of the same model.
 
-        `threads` is what one engine may use, all cores unless said. Raises BundleError,
-        EngineMismatch, BackendMissing, GalleryError or GalleryMismatch.
+        `threads` is what one engine may use, all cores unless said; `index` is how the gallery is
+        searched: exact, hnsw, faiss, or auto, which takes what was saved with it. Raises
+        BundleError, EngineMismatch, BackendMissing, GalleryError, GalleryMismatch or UsageError.
         """
-        opened = open_bundle(Path(bundle))
-        fingerprint = opened.manifest.fingerprints.vectors
-        encoder = Encoder.open(opened, device=device, threads=threads)
-        pictures = Gallery.open(Path(gallery), fingerprint=fingerprint) if gallery else None
-        return cls(encoder, pictures, fingerprint)
+        opening = Opening(
+            bundle=Path(bundle),
+            gallery=Path(gallery) if gallery else None,
+            device=device,
+            threads=threads,
+            index=index,
+        )
+        return cls(opening)
+
+    @property
+    def device(self) -> str:
+        """Where the engines run."""
+        return self._opened.encoder.device
 
     def search(
         self,
@@ -66,14 +79,27 @@ class Retriever:
         k: int = 10,
         rerank: int | None = None,
         weight: float | None = None,
+        where: str | None = None,
+        min_score: float | None = None,
     ) -> Hits:
         """Return the k best pictures of the gallery for a picture, words, or both.
 
         `image` is a path, bytes, a PIL picture, an array or a gallery id (which is then left out
-        of its own answer). `weight` replaces the model's: 1 picture only, 0 words only. Raises
-        UsageError, PictureError, TextError, UnknownId, GalleryError.
+        of its own answer). `weight` replaces the model's: 1 picture only, 0 words only. `where` is
+        a condition on the metadata, as "category = 'dress' and price < 50": k pictures come back
+        wherever k meet it. What scores below `min_score` is no answer. Raises UsageError,
+        PictureError, TextError, UnknownId, GalleryError.
         """
-        return self.search_batch([image], [text], k=k, rerank=rerank, weight=weight)[0]
+        asked = Queries(
+            images=[image],
+            texts=[text],
+            k=k,
+            rerank=rerank,
+            weight=weight,
+            where=where,
+            min_score=min_score,
+        )
+        return self._asked(asked)[0]
 
     def search_batch(
         self,
@@ -83,11 +109,20 @@ class Retriever:
         k: int = 10,
         rerank: int | None = None,
         weight: float | None = None,
+        where: str | None = None,
+        min_score: float | None = None,
     ) -> list[Hits]:
         """Answer several queries at once; the timing of each is that of the whole batch."""
-        _check(images, texts, k, rerank, weight)
-        clock = Stopwatch()
-        return self._call(lambda: self._search(images, texts, k, weight, clock))
+        asked = Queries(
+            images=images,
+            texts=texts,
+            k=k,
+            rerank=rerank,
+            weight=weight,
+            where=where,
+            min_score=min_score,
+        )
+        return self._asked(asked)
 
     def index(
         self,
@@ -95,42 +130,53 @@ class Retriever:
         folder: str | os.PathLike[str],
         *,
         delete: Sequence[str] = (),
+        compact: bool = False,
+        index: str = "auto",
+        workers: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> IndexReport:
         """Add pictures to the gallery in `folder`, made where it is missing; delete ids first.
 
-        What it already holds unchanged is skipped, what cannot be read is reported. Searches wait
-        until it is done, `close` until its batch is; `progress` may not call the retriever. Raises
-        UnknownId, GalleryMismatch, StorageFull.
+        What it already holds unchanged is skipped, what cannot be read is reported. At the end,
+        `compact` gives the space of deleted pictures back where that is worth it, and the gallery's
+        index is brought up to date, to the last picture where its kind is said. All this is done by
+        the calling thread, with `workers` processes to decode (one a core unless said); searches
+        wait for a few pictures at most. Raises UnknownId, GalleryMismatch, StorageFull,
+        BackendMissing.
         """
-
-        def tick(done: int, total: int) -> None:
-            if self._closed:
-                raise UsageError("closed while indexing. What was added stays; index again.")
-            if progress:
-                progress(done, total)
-
-        def work() -> IndexReport:
-            with Gallery.open_writer(
-                Path(folder), fingerprint=self._fingerprint, dim=self._encoder.dim
-            ) as gallery:
-                deleted = gallery.delete(delete) if delete else 0
-                report = index_pictures(self._encoder, gallery, list(sources), progress=tick)
-                return replace(report, deleted=deleted)
-
-        return self._call(work)
+        opened = self._opened
+        encoder = _SharedEncoder(opened)
+        with Gallery.open_writer(
+            Path(folder).resolve(), fingerprint=opened.fingerprint, dim=opened.encoder.dim
+        ) as gallery:
+            deleted = gallery.delete(delete) if delete else 0
+            report = index_pictures(
+                encoder, gallery, list(sources), workers=workers, progress=progress
+            )
+            if compact and gallery.wasted >= WORTHWHILE:
+                gallery.compact()
+            choice = save_index(gallery, index, threads=self._opening.threads, now=index != "auto")
+            return replace(report, deleted=deleted, index=choice.kind, reason=choice.reason)
 
     def thumbnail(self, id: str) -> bytes:  # noqa: A002  the word callers use
         """Return a picture's thumbnail as JPEG. Raises UnknownId."""
-        return self._call(lambda: self._opened()[0].thumbnail(id))
+        return self._call(lambda opened: opened.pruner.newest().thumbnail(id))
+
+    def reload(self) -> None:
+        """Open anew what lies under the names given to `open`, as after a switch of releases.
+
+        No query is dropped: those before are answered by the old bundle and gallery, later ones by
+        the new; for that while both are in memory. Raises what `open` does, and the old ones stay.
+        """
+        with self._changing:
+            self._call(lambda _: None)  # tells where it is closed
+            old, self._opened = self._opened, Opened(self._opening)
+            old.close()
 
     def close(self) -> None:
         """Finish what is queued and release engines and gallery; a second call does nothing."""
-        self._closed = True
-        self._owner.shutdown()
-        self._encoder.close()
-        if self._gallery is not None:
-            self._gallery.close()
+        with self._changing:
+            self._opened.close()
 
     def __enter__(self) -> Retriever:
         return self
@@ -139,133 +185,39 @@ class Retriever:
         self.close()
 
     def __repr__(self) -> str:
-        size = len(self._gallery) if self._gallery is not None else 0
-        return f"Retriever(device={self.device}, pictures={size})"
+        return f"Retriever(device={self.device}, pictures={len(self._opened)})"
 
-    def _call(self, work: Callable[[], T]) -> T:
+    def _call(self, work: Callable[[Opened], T]) -> T:
+        while True:
+            opened = self._opened
+            try:
+                return opened.call(partial(work, opened))
+            except Closed:
+                if opened is self._opened:  # else `reload` was faster: ask the new one
+                    raise UsageError("the retriever is closed. Open it again.") from None
+
+    def _asked(self, asked: Queries) -> list[Hits]:
+        clock = Stopwatch()
+        return self._call(lambda opened: answer(opened.encoder, opened.pruner, asked, clock))
+
+
+class _SharedEncoder:
+    """The encoder as indexing uses it: a few pictures at a time, so that searches come between.
+
+    Stays with the engines that it began with: a gallery holds vectors of one model.
+    """
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self.preprocess: Preprocess = opened.encoder.preprocess
+
+    def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Return unit vectors (n, dim) of (n, 3, size, size) float32."""
+        encode = self._opened.encoder.encode_pixels
+        parts = [pixels[k : k + PIECE] for k in range(0, len(pixels), PIECE)]
         try:
-            future = self._owner.submit(work)
-        except RuntimeError as error:  # the executor's word for closed
-            raise UsageError("the retriever is closed. Open it again.") from error
-        return future.result()
-
-    def _opened(self) -> tuple[Gallery, ExactIndex]:
-        if self._gallery is None or self._index is None:
-            raise GalleryError("no gallery is open. Use Retriever.open(bundle, gallery=FOLDER).")
-        if self._gallery.refresh():
-            self._index = ExactIndex(self._gallery.vectors)
-        return self._gallery, self._index
-
-    def _search(
-        self,
-        images: Sequence[PictureSource | None],
-        texts: Sequence[str | None],
-        k: int,
-        weight: float | None,
-        clock: Stopwatch,
-    ) -> list[Hits]:
-        gallery, index = self._opened()
-        clock.lap("queue")
-        u = self._texts(texts, clock)
-        v, own_rows = self._pictures(images, gallery, clock)
-        queries, weights = self._composed(images, texts, v, u, weight)
-        clock.lap("compose")
-        rows, scores = index.search(queries, k, mask=gallery.live, exclude=own_rows)
-        clock.lap("prune")
-        found = [_hits(gallery, r, s) for r, s in zip(rows, scores, strict=True)]
-        clock.lap("fetch")
-        timing = clock.timing()
-        return [
-            Hits(hits=h, weights=Weights(image=float(w[0]), text=float(w[1])), timing=timing)
-            for h, w in zip(found, weights, strict=True)
-        ]
-
-    def _pictures(
-        self, images: Sequence[PictureSource | None], gallery: Gallery, clock: Stopwatch
-    ) -> tuple[np.ndarray, list[int | None]]:
-        """Return references' vectors (zeros where absent) and their own rows in the gallery."""
-        v = np.zeros((len(images), self._encoder.dim), np.float32)
-        own_rows: list[int | None] = [None] * len(images)
-        fresh: list[int] = []
-        for i, image in enumerate(images):
-            if isinstance(image, str) and image in gallery:
-                own_rows[i] = gallery.row(image)
-                v[i] = gallery.vectors[own_rows[i]]
-            elif image is not None:
-                if isinstance(image, str) and not os.path.exists(image):
-                    raise _neither_id_nor_file(image, gallery)
-                fresh.append(i)
-        clock.lap("lookup")
-        if fresh:
-            sources: list[Any] = [images[i] for i in fresh]
-            pixels = self._encoder.preprocess(sources)
-            clock.lap("preprocess")
-            v[fresh] = self._encoder.encode_pixels(pixels)
-            clock.lap("image")
-        return v, own_rows
-
-    def _texts(self, texts: Sequence[str | None], clock: Stopwatch) -> np.ndarray:
-        u = np.zeros((len(texts), self._encoder.dim), np.float32)
-        said = [i for i, text in enumerate(texts) if text is not None]
-        if said:
-            ids = self._encoder.tokenizer([texts[i] or "" for i in said])
-            clock.lap("tokenize")
-            u[said] = self._encoder.encode_ids(ids)
-            clock.lap("text")
-        return u
-
-    def _composed(
-        self,
-        images: Sequence[PictureSource | None],
-        texts: Sequence[str | None],
-        v: np.ndarray,
-        u: np.ndarray,
-        weight: float | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Compose where both are there; a lone picture or text is the query itself."""
-        queries, weights = self._encoder.compose(v, u, weight)
-        for i, (image, text) in enumerate(zip(images, texts, strict=True)):
-            if image is None:
-                queries[i], weights[i] = u[i], (0, 1)
-            elif text is None:
-                queries[i], weights[i] = v[i], (1, 0)
-        return queries, weights
-
-
-def _hits(gallery: Gallery, rows: np.ndarray, scores: np.ndarray) -> tuple[Hit, ...]:
-    found = rows >= 0  # a query that may return fewer than its batch ends in -1
-    rows, scores = rows[found], scores[found]
-    stored = gallery.items([int(row) for row in rows])
-    return tuple(
-        Hit(id=id_, score=float(s), prune_score=float(s), rank=rank, metadata=metadata)
-        for rank, ((id_, metadata), s) in enumerate(zip(stored, scores, strict=True), 1)
-    )
-
-
-def _neither_id_nor_file(image: str, gallery: Gallery) -> UnknownId:
-    try:
-        gallery.row(image)
-    except UnknownId as error:
-        return UnknownId(f"'{image}' is no file, and {error}")
-    return UnknownId(f"'{image}' is neither a file nor an id of the gallery.")
-
-
-def _check(
-    images: Sequence[PictureSource | None],
-    texts: Sequence[str | None],
-    k: int,
-    rerank: int | None,
-    weight: float | None,
-) -> None:
-    if len(images) != len(texts):
-        raise UsageError(f"{len(images)} images and {len(texts)} texts. Expected as many of each.")
-    if any(image is None and text is None for image, text in zip(images, texts, strict=True)):
-        raise UsageError("neither picture nor words. Give image=, text=, or both.")
-    if k < 1:
-        raise UsageError(f"k is {k}. Expected at least 1.")
-    if rerank:
-        raise UsageError(
-            f"rerank is {rerank}, but this version of cir-rt prunes only. Leave it out, or say 0."
-        )
-    if weight is not None and not 0 <= weight <= 1:
-        raise UsageError(f"weight {weight} is outside 0 (words only) to 1 (picture only).")
+            return np.concatenate([self._opened.call(partial(encode, part)) for part in parts])
+        except Closed:
+            raise UsageError(
+                "closed while indexing, or reloaded. What was added stays; index again."
+            ) from None

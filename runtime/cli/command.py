@@ -73,6 +73,13 @@ def cli() -> None:
 command = functools.partial(_command, cli)
 
 
+def subcommands(name: str, summary: str) -> Callable[..., Any]:
+    """Return what registers commands below one name, as `command` does at the top."""
+    group = click.Group(name, help=summary)
+    cli.add_command(group)
+    return functools.partial(_command, group)
+
+
 def needs(package: str, extra: str) -> None:
     """Raise BackendMissing with the extra's name where a package is not installed."""
     if find_spec(package) is None:

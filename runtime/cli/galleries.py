@@ -2,55 +2,86 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cir_rt.cli.command import FILE, FOLDER, bar, command, print_facts, print_json
+from cir_rt.cli.command import FILE, FOLDER, bar, command, needs, print_facts, print_json
 from cir_rt.errors import UsageError
 
+if TYPE_CHECKING:
+    from cir_rt.results import Hits
 
-@command("cir-rt index shoes.cir photos/ --gallery shoes.gallery")
+
+INDEXES = ("auto", "exact", "hnsw", "faiss")
+LIBRARIES = {"hnsw": ("hnswlib", "hnsw"), "faiss": ("faiss", "faiss")}  # package and extra
+
+
+@command("cir-rt index shoes.cir photos/ --gallery shoes.gallery --metadata prices.csv")
 @click.argument("bundle", type=FOLDER)
 @click.argument("folders", type=FOLDER, nargs=-1, metavar="[IMAGE_DIR]...")
 @click.option("--gallery", type=FOLDER, required=True, help="Gallery folder, made if missing.")
+@click.option(
+    "--index",
+    "kind",
+    type=click.Choice(INDEXES),
+    default="auto",
+    show_default=True,
+    help="How it is searched; auto goes by its size and says why.",
+)
 @click.option("--metadata", type=FILE, help="CSV or JSONL with a column `id`, perhaps `file`.")
 @click.option("--delete", multiple=True, metavar="ID", help="Remove a picture; may be repeated.")
+@click.option("--compact", is_flag=True, help="Free the space of deleted pictures, if it is much.")
 @click.option("--threads", type=click.IntRange(min=1))
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that decode, one a core unless said; 0: none but this one.",
+)
 def index(
     bundle: Path,
     folders: tuple[Path, ...],
     gallery: Path,
+    kind: str,
     metadata: Path | None,
-    delete: tuple[str, ...],
     threads: int | None,
     as_json: bool,
+    **how: Any,
 ) -> None:
-    """Add the pictures below IMAGE_DIR to a gallery; what it holds unchanged is skipped."""
-    from cir_rt.gallery.indexing import find_pictures
+    """Add the pictures below IMAGE_DIR to a gallery; what it holds unchanged is skipped.
+
+    Begun again after an interrupt, it goes on where it was. Without IMAGE_DIR, --metadata renews
+    that of pictures the gallery holds.
+    """
+    from cir_rt.gallery.sources import find_pictures
     from cir_rt.retriever import Retriever
 
-    if not folders and not delete:
+    if not (folders or metadata or how["delete"] or how["compact"] or kind != "auto"):
         raise UsageError("nothing to do. Name an IMAGE_DIR, or --delete ID.")
+    if kind in LIBRARIES:
+        needs(*LIBRARIES[kind])
     found = find_pictures(folders, metadata)
     with Retriever.open(bundle, threads=threads) as retriever, bar(len(found), "indexing") as shown:
-        report = retriever.index(
-            found, gallery, delete=delete, progress=lambda done, _: shown.update(done - shown.pos)
-        )
-    facts = {
-        "gallery": str(gallery),
-        "pictures": report.pictures,
-        "added": report.added,
-        "updated": report.updated,
-        "unchanged": report.unchanged,
-        "deleted": report.deleted,
-        "unreadable": [{"id": i, "reason": reason} for i, reason in report.unreadable],
-    }
+        start = time.monotonic()
+
+        def progress(done: int, _: int) -> None:
+            shown.label = f"indexing, {done / (time.monotonic() - start):.0f} pictures/s"
+            shown.update(done - shown.pos)
+
+        report = retriever.index(found, gallery, index=kind, progress=progress, **how)
+    facts = {"gallery": str(gallery), **asdict(report)}
+    facts["unreadable"] = [{"id": i, "reason": reason} for i, reason in report.unreadable]
+    facts["unmatched"] = list(report.unmatched)
+    facts["index"] = {"kind": report.index, "reason": facts.pop("reason")}
     print_facts(facts, as_json)
 
 
-@command('cir-rt search shoes.cir shoes.gallery --image ref.jpg --text "the same but in red"')
+@command(
+    'cir-rt search shoes.cir shoes.gallery --image ref.jpg --text "in red" --where "price < 50"'
+)
 @click.argument("bundle", type=FOLDER)
 @click.argument("gallery", type=FOLDER)
 @click.option("--image", metavar="FILE|ID", help="Reference: a file, or an id of the gallery.")
@@ -58,6 +89,12 @@ def index(
 @click.option("-k", type=int, default=10, show_default=True)
 @click.option("--rerank", type=int, default=0, show_default=True)
 @click.option("--weight", type=float, help="1 picture only, 0 words only; the model's unless said.")
+@click.option(
+    "--where",
+    metavar="EXPR",
+    help="Only pictures whose metadata meets it, as \"category = 'dress' and price < 50\".",
+)
+@click.option("--min-score", type=float, help="What scores below is no answer.")
 @click.option("--threads", type=click.IntRange(min=1))
 @click.option("--sheet", type=FILE, metavar="PNG", help="Draw a contact sheet.")
 def search(
@@ -71,7 +108,6 @@ def search(
     **how: Any,
 ) -> None:
     """Answer one query: a picture, words, or both."""
-    from cir_rt.report import table
     from cir_rt.retriever import Retriever
 
     if sheet and (sheet.suffix.lower() != ".png" or not sheet.absolute().parent.is_dir()):
@@ -83,13 +119,21 @@ def search(
         if as_json:
             print_json(hits.to_json())
         else:
-            click.echo(table(["rank", "id", "score"], [[h.rank, h.id, h.score] for h in hits]))
-            if hits.weights:
-                shares = f"picture {hits.weights.image:.0%}, words {hits.weights.text:.0%}"
-                click.echo(f"\n{shares}")
-            click.echo(", ".join(f"{stage} {ms:.2f} ms" for stage, ms in hits.timing.items()))
+            _print_hits(hits)
         if sheet:
             _draw_sheet(retriever, hits, image, text, sheet)
+
+
+def _print_hits(hits: Hits) -> None:
+    from cir_rt.report import table
+
+    if hits:
+        click.echo(table(["rank", "id", "score"], [[h.rank, h.id, h.score] for h in hits]))
+    else:
+        click.echo(hits.empty_because)
+    if hits.weights:
+        click.echo(f"\npicture {hits.weights.image:.0%}, words {hits.weights.text:.0%}")
+    click.echo(", ".join(f"{stage} {ms:.2f} ms" for stage, ms in hits.timing.items()))
 
 
 def _draw_sheet(retriever: Any, hits: Any, image: str | None, text: str | None, path: Path) -> None:

@@ -115,10 +115,22 @@ def export(checkpoint: Path, out: Path, half: bool, as_json: bool) -> None:
 @command("cir-rt build-engine ckpt/ --out shoes.cir", name="build-engine")
 @click.argument("model", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="Bundle folder to write.")
-@click.option("--backend", default="onnxruntime", show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--precision", default="auto", show_default=True, help="fp32, int8 or auto.")
-@click.option("--calibration", type=FOLDER, help="Dataset; the checkpoint's own unless said.")
+@click.option(
+    "--backend",
+    default="onnxruntime",
+    show_default=True,
+    help="onnxruntime, tensorrt or tensorrt-rtx.",
+)
+@click.option("--device", default="", help="cpu, cuda or cuda:N; the backend's own unless said.")
+@click.option(
+    "--precision", default="auto", show_default=True, help="fp32, fp16, int8, fp8 or auto."
+)
+@click.option("--arch", default="", help="GPUs to build for, such as sm_89,sm_120.")
+@click.option(
+    "--calibration",
+    type=FOLDER,
+    help="Dataset or folder of pictures; the checkpoint's own unless said.",
+)
 @click.option(
     "--max-recall-drop",
     type=click.FloatRange(min=0),
@@ -126,10 +138,31 @@ def export(checkpoint: Path, out: Path, half: bool, as_json: bool) -> None:
     show_default=True,
     help="Points.",
 )
-@click.option("--keep-slower", is_flag=True, help="Keep an engine that is slower than FP32.")
+@click.option(
+    "--min-cosine",
+    type=click.FloatRange(-1, 1),
+    default=0.98,
+    show_default=True,
+    help="Of each engine's vectors to FP32's, on average.",
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 100),
+    default=90.0,
+    show_default=True,
+    help="Percent of FP32's top 10 found again, where no query has a right answer.",
+)
+@click.option("--keep-slower", is_flag=True, help="Keep an engine slower than what it replaces.")
+@click.option("--report", type=FOLDER, help="Folder for the frontier of `auto`, table and plot.")
 @click.option("--threads", type=click.IntRange(min=1))
 def build_engine(
-    model: Path, out: Path, calibration: Path | None, as_json: bool, **options: Any
+    model: Path,
+    out: Path,
+    calibration: Path | None,
+    arch: str,
+    report: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Compile MODEL, a checkpoint or exported graphs, into a bundle; gates hold it to FP32."""
     needs("onnxruntime", "cpu")
@@ -137,9 +170,14 @@ def build_engine(
     from cir_rt.export.build import BuildOptions
     from cir_rt.export.build import build_engine as run
 
-    report = run(model, out, BuildOptions(**options), calibration=calibration, progress=say)
+    settings = BuildOptions(**options, arch=tuple(filter(None, arch.split(","))))
+    built = run(model, out, settings, calibration=calibration, progress=say)
+    if report:
+        from cir_rt.export.frontier import write
+
+        write(built.frontier, report, settings.max_recall_drop)
     if as_json:
-        return print_json(report.to_json())
-    for note in report.notes:
+        return print_json(built.to_json())
+    for note in built.notes:
         click.echo(note)
-    return print_facts(report.to_json(), False)
+    return print_facts(built.to_json(), False)

@@ -24,11 +24,11 @@ def demo(out: Path, as_json: bool) -> None:
     if as_json:
         return print_json(figures)
     engines = ", ".join(f"{k} {v}" for k, v in result.build.precisions.items())
-    race = result.build.latency
+    race = result.build.latency_ms()
     click.echo(f"\n{result.queries} queries, each ranks its article's {PICTURES} drawn pictures")
     click.echo(
-        f"engines: {engines}; image and text take {race.after_ms:.2f} ms together, "
-        f"in FP32 {race.before_ms:.2f} ms\n"
+        f"engines: {engines}; image and text take {race['after']:.2f} ms together, "
+        f"in FP32 {race['before']:.2f} ms\n"
     )
     header = ["asked with", *next(iter(result.recall.values()))]
     click.echo(table(header, [[name, *r.values()] for name, r in result.recall.items()]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_the_answer_is_that_of_brute_force(
     v, u = encoder.encode_pictures([file]), encoder.encode_texts([TEXT])
     query, weights = encoder.compose(v, u, weight)
     with Gallery.open(gallery) as opened:
-        scores = opened.vectors.astype(np.float64) @ query[0]
+        scores = np.asarray(opened.vectors, np.float64) @ query[0]
         order = np.argsort(-scores, kind="stable")[:10]
         expected = opened.items(order)
     hits = retriever.search(image=file, text=TEXT, weight=weight)
@@ -166,6 +167,8 @@ def test_k(retriever: Retriever, gallery: Path) -> None:
         ({"text": TEXT, "weight": 1.01}, errors.UsageError, "outside 0"),
         ({"text": TEXT, "weight": -0.1}, errors.UsageError, "outside 0"),
         ({"text": TEXT, "weight": float("nan")}, errors.UsageError, "outside 0"),
+        ({"text": TEXT, "min_score": float("inf")}, errors.UsageError, "min_score is inf"),
+        ({"text": TEXT, "where": ""}, errors.UsageError, "expected a field"),
         ({"text": ""}, errors.TextError, "empty"),
         ({"text": "red " * 100}, errors.TextError, "at most 24"),
         ({"image": "dress-val-0000"}, errors.UnknownId, "no file.*Nearest: dress-val-000"),
@@ -239,6 +242,58 @@ def test_what_another_writer_adds_and_deletes_is_seen(
         assert answers(reader.search(image=new)) == before
         with pytest.raises(errors.UnknownId):
             reader.thumbnail("new")
+
+
+def test_a_condition_that_cannot_be_read_costs_no_encoding(
+    retriever: Retriever, file: Path, counted: list[int]
+) -> None:
+    with pytest.raises(errors.UsageError, match="expected a number"):
+        retriever.search(image=file, where="price <")
+    assert counted == []
+
+
+def test_what_scores_too_low_is_no_answer(retriever: Retriever, file: Path) -> None:
+    every = retriever.search(image=file, text=TEXT)
+    floor = every[4].score
+    assert answers(retriever.search(image=file, text=TEXT, min_score=floor)) == answers(every)[:5]
+    assert retriever.search(image=file, text=TEXT, min_score=-1.0).empty_because == ""
+    none = retriever.search(image=file, text=TEXT, min_score=1.5)
+    assert len(none) == 0
+    assert none.empty_because == f"nothing fits: the best scores {every[0].score:.3f}, below 1.5"
+    both = retriever.search_batch([file, None], [None, TEXT], min_score=0.9999)
+    assert [h.id for h in both[0]][:1] == [OWN]
+    assert len(both[1]) == 0
+
+
+def test_searches_come_between_the_pictures_of_an_indexing(
+    bundle: Path, gallery: Path, garments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted((garments / "images").glob("*.jpg"))
+    sources = [Source(id=f"{k}", path=p) for k, p in enumerate(paths)]
+    encode = Encoder.encode_pixels
+
+    def slow(self: Encoder, pixels: np.ndarray) -> np.ndarray:
+        time.sleep(0.002 * len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(Encoder, "encode_pixels", slow)
+    with Retriever.open(bundle, gallery, threads=1) as retriever, ThreadPoolExecutor(1) as pool:
+        expected = answers(retriever.search(text=TEXT))
+        told: list[int] = []
+
+        def progress(done: int, _: int) -> None:
+            told.append(done)
+            assert answers(retriever.search(text=TEXT)) == expected  # not from another thread alone
+
+        job = pool.submit(retriever.index, sources, tmp_path / "g", progress=progress)
+        between = 0
+        while not job.done():
+            assert answers(retriever.search(text=TEXT)) == expected
+            between += 1
+        assert job.result().added == len(sources)
+        assert between > len(told)  # several for each batch
+    with Retriever.open(bundle, tmp_path / "g", threads=1) as again:
+        assert len(again.search(text=TEXT, k=10_000)) == len(sources)
 
 
 def test_an_empty_gallery_answers_nothing_until_it_grows(
