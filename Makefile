@@ -16,7 +16,7 @@ ARGS ?=
 
 # Folders are listed too: their times tell of deleted files.
 SOURCES := $(shell find runtime kernels calibration export -name __pycache__ -prune -o -print)
-KERNELS := $(wildcard kernels/csrc/*.cu kernels/csrc/*.cuh)
+KERNELS := $(wildcard kernels/csrc/*.cu kernels/csrc/*.cuh tests/kernels/host/*.h)
 PLAIN := build/plain
 
 .PHONY: help demo test lint format clean
@@ -59,7 +59,7 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: $(VENV)/.demo
 	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[cpu,build,plots,export,dev]'
+	$(PIP) --editable '.[cpu,build,plots,hnsw,faiss,rtx,export,dev]'
 	@touch $@
 
 # mypy does not follow an editable installation: it is given a plain one beside it.

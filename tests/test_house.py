@@ -21,7 +21,10 @@ COMMANDS = "runtime/cli/"  # may import any room, inside the commands that need 
 TORCH = ("torch", "transformers", "safetensors.torch")
 TORCH_PLACES = ("export/models/", "export/train/", "export/onnx_export.py")
 ONNX_PLACES = ("calibration/", "export/")
-HEAVY = ("torch", "onnx", "onnxruntime", "transformers", "matplotlib", "pycuda", "tensorrt")
+HEAVY = (
+    *("torch", "transformers", "onnx", "onnxruntime", "matplotlib", "hnswlib", "faiss"),
+    *("pycuda", "cuda", "tensorrt", "tensorrt_rtx"),
+)
 
 FILE_LINES, FUNCTION_LINES, COLUMNS = 400, 50, 100
 VAGUE = {"utils", "util", "helpers", "helper", "managers", "manager", "common"}

@@ -13,7 +13,10 @@ import pytest
 from cir_rt.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/data.md", "docs/structure.md", "CONTRIBUTING.md")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md"),
+    *(f"docs/{name}.md" for name in ("compile", "data", "gallery", "kernels", "structure")),
+)
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -37,18 +40,35 @@ def test_the_readme_has_commands() -> None:
     assert {words[0] for words in commands()} >= {"search", "index", "build-engine", "train"}
 
 
+def leaves() -> dict[str, click.Command]:
+    """Return every command by the words that name it, those below a group too."""
+    found: dict[str, click.Command] = {}
+    for name, command in cli.commands.items():
+        below = command.commands if isinstance(command, click.Group) else {}
+        found |= {f"{name} {part}": one for part, one in below.items()} or {name: command}
+    return found
+
+
+def parse(words: list[str]) -> None:
+    """Raise click.UsageError for words that no command takes."""
+    for length in (2, 1):
+        command = leaves().get(" ".join(words[:length]))
+        if command:
+            command.make_context(" ".join(words[:length]), words[length:])
+            return
+    raise click.UsageError(f"no command {words[0]}")
+
+
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_each_command_is_one_that_the_command_line_takes(words: list[str]) -> None:
-    command = cli.commands[words[0]]
-    command.make_context(words[0], list(words[1:]))
+    parse(words)
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+@pytest.mark.parametrize("name", sorted(leaves()))
 def test_each_example_in_the_help_is_one_that_it_takes(name: str) -> None:
-    example = (cli.commands[name].epilog or "").splitlines()[-1]
-    words = shlex.split(example)
-    assert words[:2] == ["cir-rt", name]
-    cli.commands[name].make_context(name, words[2:])
+    words = shlex.split((leaves()[name].epilog or "").splitlines()[-1])
+    assert " ".join(words).startswith(f"cir-rt {name}")
+    parse(words[1:])
 
 
 def test_a_wrong_option_would_be_seen() -> None:

@@ -163,14 +163,16 @@ def test_what_fails_says_what_to_type(machine: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize(("harm", "said"), [(np.nan, "NaN"), (-1.0, "differ.*cosine -1")])
-def test_a_wrong_answer_is_no_answer(machine: Callable[..., None], harm: float, said: str) -> None:
+def test_a_wrong_answer_is_no_answer(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, harm: float, said: str
+) -> None:
     machine(EVERYTHING, [GPU])
 
     def damaged(backend: str, device: str) -> Encoder:
         encoder = on_the_cpu(backend, device)
         if backend == "tensorrt":
             compose = encoder.compose
-            encoder.compose = lambda v, u: (harm * compose(v, u)[0], None)  # type: ignore[assignment]
+            monkeypatch.setattr(encoder, "compose", lambda v, u: (harm * compose(v, u)[0], None))
         return encoder
 
     state = by_name(doctor.examine(damaged))["tensorrt on cuda"]
