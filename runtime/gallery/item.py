@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from cir_rt.errors import GalleryError
-from cir_rt.gallery.catalog import Record
+from cir_rt.gallery.facts import Facts, Record, TokenFormat
 
 MAX_ID_CHARACTERS = 512
 
@@ -27,28 +27,44 @@ class Item:
     thumbnail: bytes  # JPEG, at most 256 pixels a side
     source_hash: str  # sha256 of the picture's file, in hex
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    tokens: np.ndarray | None = None  # (tokens, width) float32, for re-ranking
 
-    def record(self, dim: int) -> Record:
+    def record(self, facts: Facts) -> Record:
         """Return what the catalogue stores; GalleryError for anything that cannot be stored."""
         if not is_id(self.id):
             raise GalleryError(
                 f"id {str(self.id)[:80]!r}: cannot be stored. Expected 1 to {MAX_ID_CHARACTERS} "
                 "characters of text without control characters."
             )
-        vector = self.vector
-        if not isinstance(vector, np.ndarray) or vector.dtype != np.float32:
-            kind = vector.dtype if isinstance(vector, np.ndarray) else type(vector).__name__
-            raise GalleryError(f"{self.id}: vector of type {kind}. Expected a float32 array.")
-        if vector.shape != (dim,):
-            raise GalleryError(f"{self.id}: vector of shape {vector.shape}. Expected ({dim},).")
-        if not np.isfinite(vector).all():
-            raise GalleryError(f"{self.id}: vector holds NaN or infinity. Expected finite numbers.")
+        _check_numbers(self.id, "vector", self.vector, facts.vectors.shape)
+        if self.tokens is not None:
+            check_tokens(self.id, self.tokens, facts.tokens)
         if not isinstance(self.thumbnail, bytes) or not self.thumbnail.startswith(b"\xff\xd8"):
             raise GalleryError(f"{self.id}: thumbnail is no JPEG. Expected the bytes of a JPEG.")
         if not isinstance(self.source_hash, str) or _UNSTORABLE.search(self.source_hash):
             raise GalleryError(f"{self.id}: source hash is no text. Expected sha256 in hex.")
         text = metadata_json(self.id, self.metadata)
         return Record(self.id, self.source_hash, text, self.thumbnail)
+
+
+def check_tokens(item_id: str, tokens: object, expected: TokenFormat | None) -> None:
+    """Raise GalleryError for candidate tokens that a gallery cannot store."""
+    if expected is None:
+        raise GalleryError(
+            f"{item_id}: has tokens, the gallery keeps none. Open it with "
+            "Gallery.open_writer(..., tokens=TokenFormat(...))."
+        )
+    _check_numbers(item_id, "tokens", tokens, expected.rows.shape)
+
+
+def _check_numbers(item_id: str, name: str, found: object, shape: tuple[int, ...]) -> None:
+    if not isinstance(found, np.ndarray) or found.dtype != np.float32:
+        kind = found.dtype if isinstance(found, np.ndarray) else type(found).__name__
+        raise GalleryError(f"{item_id}: {name} of type {kind}. Expected a float32 array.")
+    if found.shape != shape:
+        raise GalleryError(f"{item_id}: {name} of shape {found.shape}. Expected {shape}.")
+    if not np.isfinite(found).all():
+        raise GalleryError(f"{item_id}: {name}: NaN or infinity. Expected finite numbers.")
 
 
 def is_id(value: object) -> TypeGuard[str]:

@@ -1,46 +1,46 @@
 """The gallery folder: what `index` writes and every search reads.
 
     gallery.sqlite       ids, metadata, source hashes, thumbnails, checksums, generation (catalog)
-    vectors/000000.f32   the vectors, row by row (segment)
+    vectors/000000.f32   the vectors, row by row (segment); .f16 or .i8 in another precision
+    tokens/000000.i8     candidate tokens for re-ranking, of pictures that have them (segment)
+    indexes/             derived from the vectors, may be lost (index)
     lock                 held by the one writer; readers need none
 
-`add` appends to the vectors' file, puts it on disk, and only then confirms the rows in one SQLite
+`add` appends to the segments, puts them on disk, and only then confirms the rows in one SQLite
 transaction that also raises the generation. Whatever instant the power fails at, the next open
 finds what was confirmed and nothing else.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union
 
 import numpy as np
 
-from cir_rt import pictures
-from cir_rt.errors import GalleryError, GalleryMismatch, PictureError, UnknownId, UsageError
-from cir_rt.gallery.catalog import FORMAT, Batch, Catalog, Facts, records_crc32, storage_errors
+from cir_rt.errors import GalleryError, UsageError
+from cir_rt.gallery import addition, admission, backup, compaction, verification
+from cir_rt.gallery.catalog import Catalog
+from cir_rt.gallery.disk import storage_errors
+from cir_rt.gallery.facts import Facts, Row, TokenFormat
 from cir_rt.gallery.item import Item, is_id, metadata_json
-from cir_rt.gallery.segment import Segment, sync_folder
-
-__all__ = ["Gallery", "Item"]
+from cir_rt.gallery.quota import check_quota, folder_bytes
+from cir_rt.gallery.segment import token_segment, vector_segment
+from cir_rt.gallery.tokens import StoredTokens
+from cir_rt.gallery.vectors import Vectors
 
 FolderPath = Union[str, "os.PathLike[str]"]
-
-MAX_THUMBNAIL_PIXELS = 256
-
-_VERIFY_ROWS = 512
 
 
 class Gallery:
     """Pictures of one model, on disk; row = position in the vectors' file.
 
-    What it shows stands still at one generation until `refresh`, or until its own `add` or
-    `delete`. Owned by one thread at a time; arrays that it gave out stay valid for ever.
+    What it shows stands still at one generation until `refresh`, or until its own `add`, `delete`
+    or `compact`. Owned by one thread at a time; arrays that it gave out stay valid for ever.
     """
 
     def __init__(self, folder: Path, catalog: Catalog, lock: int | None = None) -> None:
@@ -48,91 +48,116 @@ class Gallery:
         self.folder = folder
         self._catalog = catalog
         self._lock = lock
-        self._show(catalog.facts())
+        facts = catalog.facts()
+        self._tokens = StoredTokens(folder, catalog, facts)
+        self._show(facts)
 
     @classmethod
-    def open(cls, folder: FolderPath, *, fingerprint: str | None = None) -> Gallery:
+    def open(
+        cls,
+        folder: FolderPath,
+        *,
+        fingerprint: str | None = None,
+        token_fingerprint: str | None = None,
+    ) -> Gallery:
         """Open for reading.
 
         Raises GalleryError where there is no gallery or it is of another format version, and
-        GalleryMismatch where it belongs to a model other than fingerprint.
+        GalleryMismatch where vectors or candidate tokens belong to a model other than asked for.
         """
         path = Path(folder)
-        if not (path / "gallery.sqlite").is_file():
-            raise GalleryError(_missing(path))
-        catalog = Catalog(path / "gallery.sqlite", writable=False)
+        catalog = admission.open_catalog(path)
         try:
-            if catalog.format == 0:
-                raise GalleryError(_missing(path))
-            _check_format(path, catalog)
             gallery = cls(path, catalog)
-            gallery._check_model(fingerprint, None)
+            admission.check_model(path, gallery._facts, fingerprint)
+            admission.check_token_model(path, gallery._facts, token_fingerprint)
         except BaseException:
             catalog.close()
             raise
         return gallery
 
     @classmethod
-    def open_writer(cls, folder: FolderPath, *, fingerprint: str, dim: int) -> Gallery:
+    def open_writer(
+        cls,
+        folder: FolderPath,
+        *,
+        fingerprint: str,
+        dim: int,
+        precision: str | None = None,
+        tokens: TokenFormat | None = None,
+        quota_bytes: int | None = None,
+        wait_s: float = 0.0,
+    ) -> Gallery:
         """Open for reading and writing, as the only writer; make the gallery where none is.
 
-        Raises GalleryError where another writer holds it, GalleryMismatch where it belongs to
-        another model, and GalleryError where the folder holds something else.
+        precision is fp32 unless said, for all the gallery's life; tokens says what candidate tokens
+        will be added, quota_bytes what the folder may take; both stay from then on. Raises
+        GalleryError where another writer holds it after wait_s or the folder holds something else,
+        and GalleryMismatch where it is of another model, precision or kind of tokens.
         """
         path = Path(folder)
         if not fingerprint or dim < 1:
             raise UsageError(f"fingerprint {fingerprint!r} and dim {dim}: expected a model's.")
-        with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-            _refuse_other_content(path)
-            lock = _lock(path)
-        catalog = None
+        facts = Facts(fingerprint=fingerprint, dim=dim, precision=precision or "fp32")
+        _ = facts.vectors  # a precision that is not known is refused before any work
+        catalog, lock = admission.open_writable(path, facts, wait_s)
         try:
-            catalog = Catalog(path / "gallery.sqlite", writable=True)
-            if catalog.format == 0:
-                with storage_errors(path):
-                    Segment(_segment_path(path, 0), dim).create()
-                    sync_folder(path.absolute().parent)
-                catalog.create(fingerprint, dim)
-            _check_format(path, catalog)
             gallery = cls(path, catalog, lock)
-            gallery._check_model(fingerprint, dim)
+            admission.check_model(path, gallery._facts, fingerprint, dim, precision)
+            gallery._take_up(tokens, quota_bytes)
         except BaseException:
-            if catalog is not None:
-                catalog.close()
+            catalog.close()
             os.close(lock)
             raise
         return gallery
 
+    def _take_up(self, tokens: TokenFormat | None, quota_bytes: int | None) -> None:
+        """Begin to write: what an interrupted compaction left goes, what was asked for is noted."""
+        with storage_errors(self.folder):
+            compaction.remove_leftovers(self.folder, self._facts)
+        if tokens is not None and self._facts.tokens is None:
+            facts = self._facts.with_tokens(tokens)
+            with storage_errors(self.folder):
+                token_segment(self.folder, facts).create()
+            self._catalog.commit_facts(facts)
+            self.refresh()
+        if tokens is not None:
+            admission.check_tokens(self.folder, self._facts, tokens)
+        if quota_bytes is not None:
+            self.set_quota(quota_bytes)
+
     def _show(self, facts: Facts) -> None:
-        segment = Segment(_segment_path(self.folder, facts.segment), facts.dim)
-        live = np.ones(facts.rows, bool)
-        live[self._catalog.dead_rows(facts)] = False
-        live.flags.writeable = False
         try:
-            self._vectors: np.ndarray | None = segment.map(facts.rows)
-        except GalleryError:  # told when they are asked for, so that `verify` may run
-            self._vectors = None
-        self._facts, self._segment, self._live = facts, segment, live
+            dead = self._catalog.dead_rows(facts)
+            vectors: Vectors | None = self._mapped(facts)
+        except GalleryError:
+            newest = self._catalog.facts()
+            if newest.segment != facts.segment:  # compacted between one look and the next
+                self._show(newest)
+                return
+            dead, vectors = self._catalog.dead_rows(facts), None
+        live = np.ones(facts.rows, bool)
+        live[dead] = False
+        live.flags.writeable = False
+        # Vectors that are not there are told of when they are asked for, so that `verify` may run.
+        self._vectors = vectors
+        self._tokens.close()
+        self._tokens = StoredTokens(self.folder, self._catalog, facts)
+        self._facts, self._live = facts, live
         self._size = int(np.count_nonzero(live))
 
-    def _check_model(self, fingerprint: str | None, dim: int | None) -> None:
-        if fingerprint is not None and fingerprint != self.fingerprint:
-            raise GalleryMismatch(
-                f"{self.folder}: made by model {self.fingerprint[:12]}; the bundle at hand is "
-                f"{fingerprint[:12]}. Index the pictures again:  "
-                "cir-rt index BUNDLE IMAGE_DIR --gallery NEW"
-            )
-        if dim is not None and dim != self.dim:
-            raise GalleryMismatch(
-                f"{self.folder}: holds vectors of {self.dim} numbers; the bundle at hand gives "
-                f"{dim}. Index the pictures again:  cir-rt index BUNDLE IMAGE_DIR --gallery NEW"
-            )
+    def _mapped(self, facts: Facts) -> Vectors:
+        return Vectors(vector_segment(self.folder, facts), facts.rows)
 
     @property
     def generation(self) -> int:
-        """The number of the commit that is shown; each `add` and `delete` raises it by one."""
+        """The number of the commit that is shown; each change of the pictures raises it by one."""
         return self._facts.generation
+
+    @property
+    def segment(self) -> int:
+        """The numbering of rows that is shown: a row means another picture in another one."""
+        return self._facts.segment
 
     @property
     def fingerprint(self) -> str:
@@ -145,19 +170,44 @@ class Gallery:
         return self._facts.dim
 
     @property
-    def vectors(self) -> np.ndarray:
-        """All rows, dead ones included: (rows, dim) float32, mapped and read only.
+    def precision(self) -> str:
+        """How the vectors are stored: fp32, fp16 or int8."""
+        return self._facts.precision
+
+    @property
+    def token_format(self) -> TokenFormat | None:
+        """What the candidate tokens are; None where no tokens are kept."""
+        return self._facts.tokens
+
+    @property
+    def vectors(self) -> Vectors:
+        """All rows, dead ones included, as (rows, dim) float32.
 
         Raises GalleryError where the file is missing or short.
         """
         if self._vectors is None:
-            self._vectors = self._segment.map(self._facts.rows)
+            self._vectors = self._mapped(self._facts)
         return self._vectors
 
     @property
     def live(self) -> np.ndarray:
         """Which rows a search may return: (rows,) bool, read only; False where deleted."""
         return self._live
+
+    @property
+    def wasted(self) -> float:
+        """The share of rows that are dead; from compaction.WORTHWHILE on `compact` pays."""
+        return 1 - self._size / self._facts.rows if self._facts.rows else 0.0
+
+    @property
+    def size_bytes(self) -> int:
+        """What the folder takes on disk, derived indexes and SQLite's log included."""
+        return folder_bytes(self.folder)
+
+    @property
+    def quota_bytes(self) -> int | None:
+        """What the folder may take; None where there is no limit."""
+        return self._facts.quota_bytes
 
     def __len__(self) -> int:
         return self._size
@@ -175,16 +225,36 @@ class Gallery:
         """Return the ids in row order."""
         return self._catalog.ids(self._facts)
 
+    def ids_without_tokens(self) -> list[str]:
+        """Return the ids whose candidate tokens were never added, in row order."""
+        return self._catalog.ids_without_tokens(self._facts)
+
+    def matching(self, condition: str, values: Sequence[Any] = ()) -> np.ndarray:
+        """Return the live rows whose items meet a condition in SQL: (n,) int64, in row order."""
+        return self._catalog.matching(self._facts, condition, values)
+
     def row(self, item_id: str) -> int:
         """Return the row of an id; raises UnknownId, which names the nearest ids."""
-        row = self._catalog.row(self._facts, item_id) if is_id(item_id) else None
-        if row is None:
-            raise UnknownId(self._unknown(item_id))
-        return row
+        return self._catalog.held_row(self._facts, item_id)
 
     def vector(self, item_id: str) -> np.ndarray:
         """Return a copy of the vector of an id: (dim,) float32; raises UnknownId."""
         return np.array(self.vectors[self.row(item_id)])
+
+    def tokens(self, rows: Iterable[int]) -> np.ndarray:
+        """Return the candidate tokens of live rows, in the order asked: (n, tokens, width) float32.
+
+        Raises GalleryError for a row that has none.
+        """
+        return self._tokens.decoded(rows)
+
+    def stored_tokens(self, rows: Iterable[int]) -> np.ndarray:
+        """Return candidate tokens as they lie on disk; raises GalleryError as `tokens`.
+
+        In INT8 an (n,) array with fields `codes`, (tokens, width) int8, and `scales`, (tokens,)
+        float32; in FP16 and FP32 (n, tokens, width).
+        """
+        return self._tokens.read(rows)
 
     def thumbnail(self, item_id: str) -> bytes:
         """Return the thumbnail of an id, a JPEG; raises UnknownId."""
@@ -194,31 +264,29 @@ class Gallery:
         """Return (id, metadata) of live rows, in the order asked; GalleryError for other rows."""
         found = []
         for row in rows:
-            described = self._catalog.described(self._facts, int(row))
-            if described is None:
+            stored = self._catalog.described(self._facts, int(row))
+            if stored is None:
                 raise GalleryError(
                     f"{self.folder}: row {row} holds no picture. Expected a live row below "
                     f"{self._facts.rows}."
                 )
-            found.append((described[0], json.loads(described[2])))
+            found.append((stored.id, json.loads(stored.metadata)))
         return found
 
     def source_hashes(self, ids: Iterable[str]) -> dict[str, str]:
         """Return the source hash of each of these ids that the gallery holds."""
-        found = {}
-        for item_id in ids:
-            if item_id in self:
-                described = self._catalog.described(self._facts, self.row(item_id))
-                assert described is not None
-                found[item_id] = described[1]
-        return found
+        stored = {item_id: self._stored(item_id) for item_id in ids}
+        return {item_id: row.source_hash for item_id, row in stored.items() if row}
 
     def unchanged(self, item_id: str, source_hash: str, metadata: Mapping[str, Any]) -> bool:
         """Tell whether this very picture and metadata are stored, so that `add` can be spared."""
-        if item_id not in self:
-            return False
-        described = self._catalog.described(self._facts, self.row(item_id))
-        return described == (item_id, source_hash, metadata_json(item_id, metadata))
+        stored = self._stored(item_id)
+        expected = source_hash, metadata_json(item_id, metadata)
+        return stored is not None and (stored.source_hash, stored.metadata) == expected
+
+    def _stored(self, item_id: str) -> Row | None:
+        row = self._catalog.row(self._facts, item_id) if is_id(item_id) else None
+        return None if row is None else self._catalog.described(self._facts, row)
 
     def refresh(self) -> bool:
         """Move to the newest generation; True where a writer committed one since."""
@@ -231,92 +299,88 @@ class Gallery:
     def add(self, items: Sequence[Item]) -> None:
         """Store all items or none; they are safe on disk when this returns.
 
-        An id that is held already is updated: its old row dies, a new row is appended. Raises
-        GalleryError before any work for a bad item or an id given twice, and StorageFull.
+        An id that is held already is updated: its old row dies, a new row is appended; where
+        nothing about it is new, nothing is done. Raises GalleryError before any work for a bad
+        item or an id given twice, and StorageFull.
         """
         self._check_writer()
-        records = [item.record(self.dim) for item in items]
-        repeated = len(records) - len({record.id for record in records})
-        if repeated:
-            raise GalleryError(f"{repeated} ids are given twice in one batch. Expected each once.")
-        if not records:
-            return
         self.refresh()  # an interrupt may have struck between the last commit and its showing
-        vectors = np.stack([item.vector for item in items])
-        with storage_errors(self._segment.path):
-            self._segment.append(vectors, self._facts.rows)
-        # NOTE: where the commit fails the appended rows stay: should its log reach the disk after
-        # all, they are what it speaks of. The next `add` writes over them.
-        self._catalog.commit_added(self._facts, records, zlib.crc32(vectors.data))
+        self._append(addition.plan(self._catalog, self._facts, items))
+
+    def add_tokens(self, tokens: Mapping[str, np.ndarray]) -> None:
+        """Store the candidate tokens of these ids, all or none: (tokens, width) float32 each.
+
+        Raises UnknownId, GalleryError for tokens that do not fit or differ from those that a
+        picture has, and StorageFull.
+        """
+        self._check_writer()
         self.refresh()
+        self._append(addition.plan_tokens(self._catalog, self._facts, tokens))
+
+    def _append(self, added: addition.Addition) -> None:
+        if added:
+            check_quota(self.folder, self._catalog, self.quota_bytes, added.size_bytes)
+            addition.commit(self.folder, self._catalog, self._facts, added)
+            self.refresh()
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete all of these ids or none, and return how many; UnknownId for one not held."""
         self._check_writer()
         self.refresh()
-        chosen = list(dict.fromkeys(ids))
-        for item_id in chosen:
-            self.row(item_id)
-        if chosen:
+        if chosen := list(dict.fromkeys(ids)):
+            for item_id in chosen:
+                self.row(item_id)
             self._catalog.commit_deleted(self._facts, chosen)
             self.refresh()
         return len(chosen)
 
+    def compact(self) -> int:
+        """Give the space of dead rows back to the disk, and return how many they were.
+
+        Readers search on meanwhile; those that look up a row by its old number are told to
+        `refresh`. Raises StorageFull where a copy of the living rows finds no room, and
+        GalleryError where one of them is damaged.
+        """
+        self._check_writer()
+        self.refresh()
+        dead = self._facts.rows - self._size
+        if dead:
+            compaction.compact(self.folder, self._catalog, self._facts)
+            self.refresh()
+            with storage_errors(self.folder):
+                compaction.remove_leftovers(self.folder, self._facts)
+            self._catalog.shrink()
+        return dead
+
+    def set_quota(self, quota_bytes: int | None) -> None:
+        """Limit what the folder may take from now on; None lifts the limit."""
+        self._check_writer()
+        if quota_bytes is not None and quota_bytes < 1:
+            raise UsageError(f"quota of {quota_bytes} bytes. Expected 1 or more, or None.")
+        self.refresh()
+        if quota_bytes != self.quota_bytes:
+            self._catalog.commit_facts(replace(self._facts, quota_bytes=quota_bytes))
+            self.refresh()
+
+    def backup(self, folder: FolderPath) -> None:
+        """Copy one generation to a new folder, itself a gallery, while a writer may go on.
+
+        Raises GalleryError where the folder exists, and StorageFull.
+        """
+        backup.backup(self.folder, self._catalog, Path(folder))
+
     def verify(self) -> list[str]:
         """Check every byte that was committed and return the faults found, none if whole."""
-        faults: list[str] = []
-        for check in (self._catalog.faults, self._row_faults, self._vector_faults):
-            try:
-                faults += check()
-            except GalleryError as error:
-                faults.append(str(error))
-        return faults
-
-    def _row_faults(self) -> list[str]:
-        faults, next_row = [], 0
-        for batch in self._catalog.batches(self._facts):
-            if batch.first_row != next_row:
-                faults.append(f"{self._catalog.path}: no checksum covers row {next_row}.")
-            next_row = batch.first_row + batch.rows
-            faults += self._batch_faults(batch)
-        if next_row != self._facts.rows:
-            faults.append(f"{self._catalog.path}: checksums end at row {next_row}.")
-        return faults
-
-    def _batch_faults(self, batch: Batch) -> list[str]:
-        faults, count, checksum = [], 0, 0
-        stop = batch.first_row + batch.rows
-        for first in range(batch.first_row, stop, _VERIFY_ROWS):
-            found = self._catalog.records(self._facts, first, min(first + _VERIFY_ROWS, stop))
-            count += len(found)
-            checksum = records_crc32((record for _, record in found), checksum)
-            for row, record in found:
-                fault = _thumbnail_fault(record.thumbnail)
-                if fault:
-                    faults.append(f"{self._catalog.path}: row {row} ({record.id}): {fault}")
-        if count != batch.rows or checksum != batch.items_crc32:
-            faults.append(
-                f"{self._catalog.path}: rows {batch.first_row} to {stop - 1} "
-                "differ from what was committed."
-            )
-        return faults
-
-    def _vector_faults(self) -> list[str]:
-        faults = []
-        vectors = self._segment.map(self._facts.rows)  # anew: the file may have shrunk since
-        for batch in self._catalog.batches(self._facts):
-            stop = batch.first_row + batch.rows
-            part = vectors[batch.first_row : stop]
-            where = f"{self._segment.path}: rows {batch.first_row} to {stop - 1}"
-            if zlib.crc32(part.data) != batch.vectors_crc32:
-                faults.append(f"{where} differ from what was committed.")
-            if not np.isfinite(part).all():
-                faults.append(f"{where} hold vectors that are not finite.")
-        return faults
+        found = verification.faults(self.folder, self._catalog, self._facts)
+        if found and self._catalog.facts().segment != self._facts.segment:  # compacted meanwhile
+            self.refresh()
+            return self.verify()
+        return found
 
     def close(self) -> None:
         """Close the files and let the next writer in; arrays that were given out stay valid."""
         self._catalog.close()
+        self._tokens.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -332,64 +396,3 @@ class Gallery:
             raise GalleryError(
                 f"{self.folder}: opened for reading. Open it with Gallery.open_writer."
             )
-
-    def _unknown(self, item_id: object) -> str:
-        nearest = self._catalog.nearest(self._facts, item_id) if is_id(item_id) else []
-        hint = f" Nearest: {', '.join(nearest)}." if nearest else " Expected an id as indexed."
-        return f"{self.folder}: no picture {str(item_id)[:80]!r} among {self._size}.{hint}"
-
-
-def _segment_path(folder: Path, number: int) -> Path:
-    return folder / "vectors" / f"{number:06d}.f32"
-
-
-def _missing(folder: Path) -> str:
-    return f"{folder}: no gallery here. Make one:  cir-rt index BUNDLE IMAGE_DIR --gallery {folder}"
-
-
-def _check_format(folder: Path, catalog: Catalog) -> None:
-    if catalog.format != FORMAT:
-        raise GalleryError(
-            f"{folder}: gallery of format {catalog.format}; this cir-rt reads format {FORMAT}. "
-            "Use the cir-rt that wrote it, or index the pictures again:  "
-            "cir-rt index BUNDLE IMAGE_DIR --gallery NEW"
-        )
-
-
-def _lock(folder: Path) -> int:
-    file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(file)
-        raise GalleryError(
-            f"{folder}: held by another writer. Wait until it is done, or stop it, and retry."
-        ) from error
-    except BaseException:
-        os.close(file)
-        raise
-    return file
-
-
-def _refuse_other_content(folder: Path) -> None:
-    """Refuse a folder that is neither a gallery nor one whose making was interrupted."""
-    if (folder / "gallery.sqlite").exists():
-        return
-    other = {path.name for path in folder.iterdir()} - {"lock", "vectors"}
-    filled = [path for path in folder.glob("vectors/*") if path.stat().st_size]
-    if other or filled:
-        name = min(other) if other else f"vectors/{filled[0].name}"
-        raise GalleryError(
-            f"{folder}: holds '{name}' and no gallery.sqlite. Expected a gallery, or a new or "
-            "empty folder."
-        )
-
-
-def _thumbnail_fault(thumbnail: bytes) -> str | None:
-    if not thumbnail:
-        return "thumbnail is lost."
-    try:
-        size = pictures.load(thumbnail).size
-    except PictureError as error:
-        return f"thumbnail cannot be decoded ({error})."
-    return None if max(size) <= MAX_THUMBNAIL_PIXELS else f"thumbnail is too large {size}."

@@ -47,7 +47,7 @@ def test_reopen(filled):
         assert None not in gallery
         np.testing.assert_array_equal(gallery.vectors, [vector(n) for n in range(5)])
         assert gallery.live.all()
-        assert not gallery.vectors.flags.writeable
+        assert not gallery.vectors[:].flags.writeable
         assert not gallery.live.flags.writeable
         assert gallery.row("shoes/3") == 3
         assert gallery.thumbnail("shoes/3") == jpeg(3)
@@ -124,7 +124,7 @@ def test_another_format_is_refused(filled):
     with sqlite3.connect(filled / "gallery.sqlite") as db:
         db.execute("PRAGMA user_version = 9")
     for refused in (Gallery.open, writer):
-        with pytest.raises(GalleryError, match="format 9; this cir-rt reads format 1"):
+        with pytest.raises(GalleryError, match="format 9; this cir-rt reads format 2"):
             refused(filled)
 
 
@@ -200,7 +200,7 @@ def test_refresh_moves_a_reader_and_old_arrays_stay(filled):
     with Gallery.open(filled) as reader, writer(filled) as gallery:
         vectors, live = reader.vectors, reader.live
         assert not reader.refresh()
-        gallery.add(batch(0, 5))
+        gallery.add([item("shoes/0", 0), *batch(5)])
         gallery.delete(["shoes/1"])
         assert reader.ids() == [f"shoes/{n}" for n in range(5)]  # still at its own generation
         assert reader.row("shoes/0") == 0
@@ -215,14 +215,6 @@ def test_refresh_moves_a_reader_and_old_arrays_stay(filled):
         assert reader.live.tolist() == [False, False, True, True, True, True, True]
         np.testing.assert_array_equal(vectors, reader.vectors[:5])
     np.testing.assert_array_equal(vectors, [vector(n) for n in range(5)])
-
-
-def test_a_compacted_gallery_asks_for_refresh(filled):
-    with Gallery.open(filled) as reader:
-        with sqlite3.connect(filled / "gallery.sqlite") as db:
-            db.execute("UPDATE facts SET segment = 1")
-        with pytest.raises(GalleryError, match=r"refresh\(\)"):
-            reader.items([0])
 
 
 def test_a_read_only_medium(filled, monkeypatch):
@@ -264,18 +256,19 @@ _PICTURES = st.dictionaries(_IDS, st.dictionaries(_TEXT, _JSON, max_size=3), min
 @pytest.fixture(scope="module")
 def growing(tmp_path_factory):
     with writer(tmp_path_factory.mktemp("growing")) as gallery:
+        gallery._catalog._db.execute("PRAGMA synchronous = OFF")  # hundreds of commits to wait for
         yield gallery
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(pictures=_PICTURES, odd=st.text(string.printable, max_size=9))
 def test_ids_and_metadata_round_trip(growing, pictures, odd):
-    before = set(growing.ids())
-    growing.add([item(item_id, metadata=metadata) for item_id, metadata in pictures.items()])
+    before, source = set(growing.ids()), f"{growing.generation:064x}"
+    growing.add([item(i, metadata=held, source_hash=source) for i, held in pictures.items()])
     with Gallery.open(growing.folder) as gallery:
         assert gallery.ids()[-len(pictures) :] == list(pictures)
         assert set(gallery.ids()) == before | set(pictures)
         for item_id, metadata in pictures.items():
             assert gallery.items([gallery.row(item_id)]) == [(item_id, metadata)]
-            assert gallery.unchanged(item_id, f"{0:064x}", metadata)
+            assert gallery.unchanged(item_id, source, metadata)
         assert (odd in gallery) == (odd in before | set(pictures))

@@ -78,7 +78,7 @@ while True:
         gallery._catalog.commit_added = die
     if count == 11 and {instant!r} == "in the transaction":
         gallery._catalog._db.set_trace_callback(
-            lambda sql: die() if sql.startswith("UPDATE facts") else None)
+            lambda sql: die() if sql.startswith("INSERT OR REPLACE INTO facts") else None)
     gallery.add(batch(count, count + 1, 0))
     count += 2
     print(count, flush=True)
@@ -166,7 +166,7 @@ def test_verify_finds_a_flipped_byte_in_the_vectors(filled):
     vectors_file(filled).write_bytes(data)
     with Gallery.open(filled) as gallery:
         (fault,) = gallery.verify()
-    assert "rows 3 to 4 differ" in fault
+    assert "row 3 differs" in fault
 
 
 def test_verify_finds_vectors_that_are_not_finite(filled):
@@ -175,7 +175,7 @@ def test_verify_finds_vectors_that_are_not_finite(filled):
     data.tofile(vectors_file(filled))
     with Gallery.open(filled) as gallery:
         faults = gallery.verify()
-    assert any("rows 0 to 2 hold vectors that are not finite" in fault for fault in faults)
+    assert any("row 0 holds numbers that are not finite" in fault for fault in faults)
 
 
 @pytest.mark.parametrize("damage", ["short", "missing"])
@@ -199,15 +199,16 @@ def test_verify_finds_lost_vectors(filled, damage):
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        ("UPDATE items SET metadata = '{\"n\":9}' WHERE row = 1", "rows 0 to 2 differ"),
-        ("UPDATE items SET id = 'shoes/X' WHERE row = 4", "rows 3 to 4 differ"),
-        ("UPDATE thumbnails SET jpeg = x'ffd8ffe0' WHERE row = 1", r"row 1 \(shoes/1\): .*decoded"),
-        ("DELETE FROM thumbnails WHERE row = 1", r"row 1 \(shoes/1\): thumbnail is lost"),
-        ("DELETE FROM items WHERE row = 2", "rows 0 to 2 differ"),
-        ("DELETE FROM batches WHERE first_row = 0", "no checksum covers row 0"),
-        ("UPDATE items SET id = x'ff' WHERE row = 0", "rows 0 to 2 differ"),
+        ("UPDATE items SET metadata = '{\"n\":9}' WHERE row = 1", r"row 1 \(shoes/1\) differs"),
+        ("UPDATE items SET id = 'shoes/X' WHERE row = 4", r"row 4 \(shoes/X\) differs"),
+        ("UPDATE items SET died = 2 WHERE row = 4", "row 4 .* differs"),
+        ("UPDATE items SET vector_crc32 = 2 WHERE row = 4", "row 4 .* differs"),
+        ("UPDATE thumbnails SET jpeg = x'ffd8ffe0' WHERE key = 1", r"row 1 .*thumbnail differs"),
+        ("DELETE FROM thumbnails WHERE key = 1", r"row 1 \(shoes/1\): thumbnail is lost"),
+        ("DELETE FROM items WHERE row = 2", "row 2 is lost"),
+        ("UPDATE items SET id = x'ff' WHERE row = 0", "row 0 .* differs"),
         ("UPDATE items SET id = CAST(x'ff' AS TEXT) WHERE row = 0", "UTF-8"),
-        ("UPDATE items SET id = CAST(id AS BLOB) WHERE row = 0", "rows 0 to 2 differ"),
+        ("UPDATE items SET id = CAST(id AS BLOB) WHERE row = 0", "row 0 .* differs"),
     ],
 )
 def test_verify_finds_a_changed_catalogue(filled, damage, expected):
@@ -216,6 +217,27 @@ def test_verify_finds_a_changed_catalogue(filled, damage, expected):
     with Gallery.open(filled) as gallery:
         faults = gallery.verify()
     assert any(re.search(expected, fault) for fault in faults), faults
+
+
+@pytest.mark.parametrize("column", ["dim", "segment", "rows", "generation", "quota_bytes"])
+def test_changed_facts_are_refused(filled, column):
+    with sqlite3.connect(filled / "gallery.sqlite") as db:
+        db.execute(f"UPDATE facts SET {column} = 1")
+    for refused in (Gallery.open, writer):
+        with pytest.raises(GalleryError, match="facts are damaged"):
+            refused(filled)
+
+
+def test_a_changed_row_is_never_shown(filled):
+    with sqlite3.connect(filled / "gallery.sqlite") as db:
+        db.execute("UPDATE items SET metadata = '{}' WHERE row = 1")
+        db.execute("UPDATE thumbnails SET jpeg = x'ffd8ffe0' WHERE key = 2")
+    with Gallery.open(filled) as gallery:
+        with pytest.raises(GalleryError, match=r"row 1 is damaged.*--repair"):
+            gallery.items([1])
+        with pytest.raises(GalleryError, match=r"row 2 has lost its thumbnail.*--repair"):
+            gallery.thumbnail("shoes/2")
+        assert gallery.items([0]) == [("shoes/0", {"n": 0})]
 
 
 def test_verify_finds_a_thumbnail_that_is_no_picture(filled):
