@@ -1,1 +1,1 @@
-"""The operations of the query path in plain numpy."""
+"""The operations of the query path: in plain numpy, and as CUDA kernels."""

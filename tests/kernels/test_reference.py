@@ -1,4 +1,4 @@
-"""The composition oracle against a plain loop and against PyTorch."""
+"""The oracles against plain loops, and the composition against PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cir_rt.kernels.reference import Gate, compose
+from cir_rt.kernels.reference import (
+    Gate,
+    compose,
+    quantize,
+    rescore,
+    scan,
+    scan_signs,
+    sign_bits,
+)
 
 DIM = 24
 SIZES = (1, 7, 19, 111, 989)
@@ -164,3 +172,88 @@ def test_large_logits_do_not_overflow(scale: float, rows: int, dim: int, seed: i
     q, shares = compose(vectors(rows, seed, dim), vectors(rows, seed + 1, dim), weights)
     assert np.isfinite(q).all()
     np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
+
+
+def test_a_weight_that_is_not_a_number_leaves_the_row_to_the_gate() -> None:
+    v, u, weights = vectors(7, 1), vectors(7, 2), gate()
+    q, shares = compose(v, u, weights, np.array([0.1, np.nan, 1, np.nan, 0, 0.5, 0.9]))
+    given = compose(v, u, weights, np.array([0.1, 0, 1, 0, 0, 0.5, 0.9]))
+    own = compose(v, u, weights)
+    for found, by_caller, by_gate in ((q, given[0], own[0]), (shares, given[1], own[1])):
+        np.testing.assert_array_equal(found[[0, 2, 4, 5, 6]], by_caller[[0, 2, 4, 5, 6]])
+        np.testing.assert_array_equal(found[[1, 3]], by_gate[[1, 3]])
+
+
+def ranked(scores: list[tuple[float, int]], k: int) -> tuple[list[int], list[float]]:
+    """Put (score, row) in order by hand, and fill up to k."""
+    order = sorted(scores, key=lambda pair: (-pair[0], pair[1]))[:k]
+    filler = [(-math.inf, -1)] * (k - len(order))
+    return [row for _, row in order + filler], [score for score, _ in order + filler]
+
+
+@pytest.mark.parametrize("k", [1, 7, 40])
+def test_scan_is_the_plain_loop(k: int) -> None:
+    """Whole numbers, so that there are ties; a mask and a row excluded from each query."""
+    rng = np.random.default_rng(0)
+    queries, rows = (rng.integers(-2, 3, (n, 5)).astype(np.float32) for n in (3, 30))
+    mask, exclude = rng.random(30) < 0.7, np.array([-1, 4, 29])
+    found = scan(queries, rows, k, mask, exclude)
+    for query in range(3):
+        scores = [
+            (sum(float(a) * float(b) for a, b in zip(queries[query], row, strict=True)), i)
+            for i, row in enumerate(rows)
+            if mask[i] and i != exclude[query]
+        ]
+        expected = ranked(scores, k)
+        assert found[0][query].tolist() == expected[0]
+        assert found[1][query].tolist() == expected[1]
+    assert [x.dtype for x in found] == [np.int32, np.float32]
+
+
+def test_scan_of_codes_is_near_that_of_their_vectors() -> None:
+    queries, rows = vectors(3, 1), vectors(111, 2)
+    (asked, s), (stored, t) = quantize(queries), quantize(rows)
+    found = scan(asked, stored, 5, query_scales=s, row_scales=t)
+    np.testing.assert_allclose(found[1], scan(queries, rows, 5)[1], atol=0.02)
+
+
+def test_quantize_is_undone_by_its_scales() -> None:
+    x = vectors(19, 1)
+    x[3] = 0
+    codes, scales = quantize(x)
+    assert codes.dtype == np.int8
+    assert np.abs(codes).max(axis=1).tolist() == [127] * 3 + [0] + [127] * 15
+    np.testing.assert_allclose(codes * scales[:, None], x, atol=scales.max() / 2 + 1e-7)
+
+
+@pytest.mark.parametrize("dim", [1, 31, 128, 129])
+def test_sign_bits_are_in_their_places(dim: int) -> None:
+    x = np.random.default_rng(0).integers(-1, 2, (3, dim)).astype(np.float32)
+    words = sign_bits(x)
+    assert words.shape == (3, 4 * math.ceil(dim / 128))
+    for row in range(3):
+        bits = [int(words[row, i // 32]) >> (i % 32) & 1 for i in range(32 * words.shape[1])]
+        assert bits == [int(value > 0) for value in x[row]] + [0] * (len(bits) - dim)
+
+
+def test_scan_of_signs_counts_them() -> None:
+    queries, rows = vectors(2, 1), vectors(40, 2)
+    found = scan_signs(sign_bits(queries), sign_bits(rows), DIM, 10)
+    for query in range(2):
+        equal = ((queries[query] > 0) == (rows > 0)).sum(1)
+        expected = ranked([(float(2 * n - DIM), i) for i, n in enumerate(equal)], 10)
+        assert found[0][query].tolist() == expected[0]
+        assert found[1][query].tolist() == expected[1]
+
+
+def test_rescore_is_scan_among_the_candidates() -> None:
+    rng = np.random.default_rng(0)
+    queries, rows = (rng.integers(-2, 3, (n, 5)).astype(np.float32) for n in (3, 30))
+    candidates = np.stack([rng.permutation(30)[:12] for _ in range(3)]).astype(np.int32)
+    candidates[:, 3] = -1
+    found = rescore(queries, rows, candidates, 15)
+    for query in range(3):
+        mask = np.isin(np.arange(30), candidates[query])
+        expected = scan(queries[query : query + 1], rows, 15, mask)
+        np.testing.assert_array_equal(found[0][query], expected[0][0])
+        np.testing.assert_array_equal(found[1][query], expected[1][0])

@@ -1,0 +1,6 @@
+// All kernels as one source: one fatbin.
+#include "compose.cu"
+#include "merge.cu"
+#include "rescore.cu"
+#include "scan.cu"
+#include "signs.cu"
