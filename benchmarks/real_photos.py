@@ -117,7 +117,7 @@ def measure(data: Path, out: Path, threads: int, say: Any) -> dict[str, Any]:
         "recall_torch": torch_report.recall,
         **{f"recall_{name}": report.recall for name, report in reports.items()},
         "cosine_min": {name: round(b.cosine_min, 5) for name, b in built.items()},
-        "engines_ms": {name: round(b.latency.after_ms, 3) for name, b in built.items()},
+        "engines_ms": {name: b.latency_ms()["after"] for name, b in built.items()},
         "auto": built["auto"].precisions,
         "query_ms_p50": round(percentile(timings["total"], 50), 3),
         "query_ms_p99": round(percentile(timings["total"], 99), 3),

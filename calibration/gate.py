@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from cir_rt.errors import GateError
+
+CLEAR = 0.03  # `auto` may be slower than the best fixed precision by no more than this
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """One thing that a build is held to."""
+
+    what: str
+    measured: float
+    limit: float
+    passed: bool
+    told: str  # what happened, what was expected, what to type
+
+
+def check(gates: Iterable[Gate]) -> None:
+    """Raise GateError for the first gate that is shut."""
+    for gate in gates:
+        if not gate.passed:
+            raise GateError(f"{gate.what}: {gate.told}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +54,21 @@ class Duel:
     before_ms: float
     after_ms: float
     spread: float  # half the middle half of the paired ratios, as a share
+    runs: int = 100
 
     @property
     def ratio(self) -> float:
         """The new engine's time over the old one's: below 1 is faster."""
         return self.after_ms / self.before_ms
+
+    @property
+    def won(self) -> bool:
+        """Whether the new engine is faster by more than chance, or by more than 3 % anyway.
+
+        Chance is the 95 % notch of a median: 1.57 times the middle half over the root of runs.
+        """
+        chance = 1.57 * 2 * self.spread / math.sqrt(self.runs)
+        return self.ratio < 1 - min(chance, CLEAR)
 
 
 def duel(
@@ -63,7 +94,22 @@ def duel(
         before_ms=statistics.median(times[0]),
         after_ms=statistics.median(times[1]),
         spread=(middle[1] - middle[0]) / 2,
+        runs=runs,
     )
+
+
+def top_agreement(before: np.ndarray, after: np.ndarray, k: int = 10) -> float:
+    """Return how much of each row's best k is the same in both, in percent on average.
+
+    Scores are (queries, gallery); what may not be returned is -inf. Fewer than k columns are
+    compared as they are.
+    """
+    k = min(k, before.shape[1])
+    if not before.size:
+        return 100.0
+    best = [np.argsort(-np.nan_to_num(s, nan=-np.inf), axis=1)[:, :k] for s in (before, after)]
+    shared = [len(set(a) & set(b)) for a, b in zip(*(b.tolist() for b in best), strict=True)]
+    return 100 * sum(shared) / (k * len(shared))
 
 
 def recall_drop(before: Mapping[str, float], after: Mapping[str, float]) -> float:
@@ -71,27 +117,67 @@ def recall_drop(before: Mapping[str, float], after: Mapping[str, float]) -> floa
     return max((before[name] - after[name] for name in before), default=0.0)
 
 
-def check_recall(
+def recall_gate(
     before: Mapping[str, float], after: Mapping[str, float], limit: float, what: str
-) -> None:
-    """Raise GateError where a recall fell by more than `limit` points."""
+) -> Gate:
+    """Hold every recall, or agreement, against FP32's; `limit` is in points."""
     drop = recall_drop(before, after)
-    if not drop <= limit:  # not a number is a loss
-        raise GateError(
-            f"{what}: recall fell by {drop:.2f} points, the limit is {limit:g} "
+    return Gate(
+        what=what,
+        measured=drop,
+        limit=limit,
+        passed=drop <= limit,  # not a number is a loss
+        told=(
+            f"recall fell by {drop:.2f} points, the limit is {limit:g} "
             f"({_shown(before)} -> {_shown(after)}). "
             "Give more calibration pictures, --precision auto, or a higher --max-recall-drop."
-        )
+        ),
+    )
 
 
-def check_latency(measured: Duel, what: str, tolerance: float = 0.05) -> None:
-    """Raise GateError where the engine is slower by more than 5 % and the run's spread."""
-    if measured.ratio > 1 + tolerance + measured.spread:
-        raise GateError(
-            f"{what}: {measured.after_ms:.2f} ms, slower than the {measured.before_ms:.2f} ms that "
+def agreement_gate(percent: float, least: float, what: str) -> Gate:
+    """Hold the share of FP32's top 10 that is found again against the least that is allowed."""
+    return Gate(
+        what=what,
+        measured=percent,
+        limit=least,
+        passed=percent >= least,
+        told=(
+            f"{percent:.1f} % of FP32's top 10 are found again, the limit is {least:g}. "
+            "Give more calibration pictures, --precision auto, or a lower --min-agreement."
+        ),
+    )
+
+
+def cosine_gate(measured: Cosines, least: float, what: str) -> Gate:
+    """Hold the mean cosine to FP32's vectors against the least that is allowed."""
+    return Gate(
+        what=what,
+        measured=measured.mean,
+        limit=least,
+        passed=measured.mean >= least,
+        told=(
+            f"the cosine to FP32 is {measured.mean:.4f} on average ({measured.minimum:.4f} at "
+            f"worst), the limit is {least:g}. "
+            "Give more calibration pictures, --precision auto, or a lower --min-cosine."
+        ),
+    )
+
+
+def latency_gate(measured: Duel, what: str, tolerance: float = 0.05) -> Gate:
+    """Allow the engine to be slower by 5 % and the run's spread."""
+    limit = 1 + tolerance + measured.spread
+    return Gate(
+        what=what,
+        measured=measured.ratio,
+        limit=limit,
+        passed=measured.ratio <= limit,
+        told=(
+            f"{measured.after_ms:.2f} ms, slower than the {measured.before_ms:.2f} ms that "
             f"it replaces (spread {measured.spread:.0%}). Use --precision auto, or --keep-slower."
-        )
+        ),
+    )
 
 
-def _shown(values: Mapping[str, float] | Sequence[tuple[str, float]]) -> str:
-    return ", ".join(f"{k} {v:.2f}" for k, v in dict(values).items())
+def _shown(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{k} {v:.2f}" for k, v in values.items())

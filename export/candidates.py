@@ -1,10 +1,9 @@
-"""The ways to run a role's graph on this machine, and the race between them."""
+"""A way to run a role: its graph, the engine that measures it, and the recipe that made it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,81 +11,55 @@ import onnx
 import onnxruntime
 from onnx.external_data_helper import load_external_data_for_model
 
-from cir_rt.calibration.gate import duel
-from cir_rt.calibration.quantize import quantize
-from cir_rt.calibration.recipe import Int8Recipe, candidates
-from cir_rt.calibration.samples import Samples
+from cir_rt.calibration.recipe import Recipe
 from cir_rt.engines.onnxruntime import OnnxRuntimeEngine
+from cir_rt.engines.protocol import Engine
 
-GATE_RUNS = 150
+Feeds = Sequence[dict[str, np.ndarray]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
-    """One way to run a role: its graph, its engine, and the recipe that made it."""
+    """One way to run a role, measured on the calibration inputs."""
 
     role: str
-    path: Path
-    engine: OnnxRuntimeEngine
-    recipe: Int8Recipe | None  # None for FP32
-    vectors: np.ndarray  # of the calibration inputs
-
-    @property
-    def precision(self) -> str:
-        """The name that the manifest gives it."""
-        return "int8" if self.recipe else "fp32"
+    precision: str  # the name that the manifest gives it
+    path: Path  # its ONNX graph
+    engine: Engine
+    recipe: Recipe | None  # None for FP32
+    vectors: np.ndarray  # (inputs, dim) of the calibration inputs
 
     def __str__(self) -> str:
-        return "+".join(("int8", *self.recipe.operators)) if self.recipe else "fp32"
+        return str(self.recipe) if self.recipe else self.precision
 
 
-class Candidates:
-    """Makes candidates from exported graphs and real inputs, in a scratch folder."""
+def reference(
+    role: str, graphs: Path, scratch: Path, feeds: Feeds, threads: int | None
+) -> Candidate:
+    """Return the role's exported graph in plain FP32 on ONNX Runtime's CPU provider."""
+    path = scratch / f"{role}.fp32.onnx"
+    _materialise(graphs / f"{role}.onnx", path)
+    return measured(role, path, feeds, threads)
 
-    def __init__(self, graphs: Path, samples: Samples, scratch: Path, threads: int | None) -> None:
-        self.graphs = graphs
-        self.samples = samples
-        self.scratch = scratch
-        self.threads = threads
 
-    def fp32(self, role: str) -> Candidate:
-        """Return the role's graph as plain FP32."""
-        path = self.scratch / f"{role}.fp32.onnx"
-        _materialise(self.graphs / f"{role}.onnx", path)
-        return self._candidate(role, path, None)
-
-    def int8(self, fp32: Candidate) -> list[Candidate]:
-        """Return the INT8 graphs that this machine's recipes give; none where nothing fits."""
-        ways: dict[int, Candidate] = {}  # by the number of operators: recipes may come to the same
-        for recipe in candidates():
-            path = self.scratch / f"{fp32.role}.int8-{'-'.join(recipe.operators)}.onnx"
-            count = quantize(fp32.path, path, recipe, self.samples.feeds(fp32.role))
-            if count and count not in ways:
-                ways[count] = self._candidate(fp32.role, path, recipe)
-        return [way for way in ways.values() if np.isfinite(way.vectors).all()]
-
-    def fastest(self, ways: Sequence[Candidate]) -> tuple[Candidate, str]:
-        """Race each way against the best so far at batch 1; return the winner and the story."""
-        best, told = ways[0], []
-        feed = self.single(best.role)
-        for way in ways[1:]:
-            old, new = best.engine, way.engine
-            race = duel(partial(old.run, feed), partial(new.run, feed), runs=GATE_RUNS)
-            told.append(f"{way} {race.after_ms:.2f} ms against {best} {race.before_ms:.2f} ms")
-            if race.ratio < 1:
-                best = way
-        return best, f"{best.role}: {best}" + (f" ({'; '.join(told)})" if told else "")
-
-    def single(self, role: str) -> dict[str, np.ndarray]:
-        """Return one real input of the role."""
-        return {name: rows[:1] for name, rows in self.samples.feeds(role)[0].items()}
-
-    def _candidate(self, role: str, path: Path, recipe: Int8Recipe | None) -> Candidate:
-        engine = OnnxRuntimeEngine(path, threads=self.threads)
-        vectors = [engine.run(feed)["vector"] for feed in self.samples.feeds(role)]
-        return Candidate(
-            role=role, path=path, engine=engine, recipe=recipe, vectors=np.concatenate(vectors)
-        )
+def measured(
+    role: str,
+    path: Path,
+    feeds: Feeds,
+    threads: int | None,
+    precision: str = "fp32",
+    recipe: Recipe | None = None,
+) -> Candidate:
+    """Open a graph on ONNX Runtime's CPU provider and run the calibration inputs through it."""
+    engine = OnnxRuntimeEngine(path, threads=threads, fuse_qdq=precision != "fp8")
+    return Candidate(
+        role=role,
+        precision=precision,
+        path=path,
+        engine=engine,
+        recipe=recipe,
+        vectors=np.concatenate([engine.run(feed)["vector"] for feed in feeds]),
+    )
 
 
 def _materialise(graph: Path, out: Path) -> None:
@@ -98,6 +71,8 @@ def _materialise(graph: Path, out: Path) -> None:
     onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     model = onnx.load(out, load_external_data=False)
     load_external_data_for_model(model, str(graph.parent))  # what folding left outside
+    for k, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}.{k}"  # recipes give nodes back by name
     used = {node.domain for node in model.graph.node}
     kept = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]

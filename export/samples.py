@@ -17,12 +17,13 @@ from cir_rt.pictures import load
 from cir_rt.preprocess import Preprocess
 from cir_rt.text import Tokenizer
 
-PICTURES = 512
+PICTURES = 512  # that ranges are taken from
+WRITTEN = 704  # of these a quarter at most is held back for the gates
 SPLIT = "calibration"
 
 
 def write_samples(dataset: Dataset, split: Split, folder: Path, *, side: int, seed: int) -> None:
-    """Write a `triplets` folder of at most 512 pictures of the split, and the queries among them.
+    """Write a `triplets` folder of at most 704 pictures of the split, and the queries among them.
 
     Queries are taken whole, in a random order, until the pictures are enough; pictures are scaled
     down to `side` pixels (the longer one).
@@ -31,7 +32,7 @@ def write_samples(dataset: Dataset, split: Split, folder: Path, *, side: int, se
     pictures: dict[str, None] = {}
     for k in rng.permutation(len(split.queries)):
         query = split.queries[k]
-        if len(pictures) + 1 + len(query.targets) > PICTURES:
+        if len(pictures) + 1 + len(query.targets) > WRITTEN:
             break
         pictures.update(dict.fromkeys([query.reference, *query.targets]))
     queries = [q for q in split.queries if q.reference in pictures and _inside(q, pictures)]
@@ -69,13 +70,13 @@ def read_samples(
 ) -> Samples:
     """Read up to `limit` pictures and captions of the dataset's training or only split."""
     split = dataset.split("train" if "train" in dataset.splits else next(iter(dataset.splits)))
-    pixels = preprocess(dataset.paths(_spread(split.pictures, limit)))
+    pixels = preprocess(dataset.paths(spread(split.pictures, limit)))
     texts = list(dict.fromkeys(q.text for q in split.queries))
-    ids = tokenizer(_spread(texts, limit), truncate=True)
+    ids = tokenizer(spread(texts, limit), truncate=True)
     return Samples(pixels=pixels, ids=ids, pad_id=tokenizer.pad_id)
 
 
-def _spread(items: Sequence[str], limit: int) -> list[str]:
+def spread(items: Sequence[str], limit: int) -> list[str]:
     """Return at most `limit` items, evenly over all of them."""
     count = min(limit, len(items))
     return [items[k * len(items) // count] for k in range(count)]

@@ -74,6 +74,7 @@ class Dataset:
         str, Mapping[str, Split]
     ]  # split -> protocol -> Split; first protocol is default
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # id -> descriptive phrases
+    images: str = "images"  # the pictures' folder, below `folder`
 
     def split(self, name: str, protocol: str | None = None) -> Split:
         """Return a split under one protocol. Raises DataError naming those that exist."""
@@ -88,13 +89,17 @@ class Dataset:
 
     @cached_property
     def _files(self) -> dict[str, Path]:
-        """Pictures by id: the path below images/ without suffix."""
-        root = self.folder / "images"
+        """Pictures by id: the path below their folder without suffix."""
+        root = self.folder / self.images
         return {
             p.relative_to(root).with_suffix("").as_posix(): p
             for p in sorted(root.rglob("*"))
             if p.suffix.lower() in SUFFIXES
         }
+
+    def ids(self) -> list[str]:
+        """Return the ids of all pictures in the folder, sorted by path."""
+        return list(self._files)
 
     def paths(self, ids: Iterable[str]) -> list[Path]:
         """Return the pictures' files. Raises DataError with one list of all that are missing."""
@@ -104,6 +109,6 @@ class Dataset:
             shown = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
             raise DataError(
                 f"{len(missing)} of {len(set(ids))} pictures are missing below "
-                f"{self.folder / 'images'}: {shown}"
+                f"{self.folder / self.images}: {shown}"
             )
         return [self._files[i] for i in ids]

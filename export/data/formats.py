@@ -18,6 +18,11 @@ FORMATS = {
 }
 
 
+def is_dataset(folder: Path) -> bool:
+    """Tell whether the folder has a layout that is read here."""
+    return any(any(folder.glob(pattern)) for pattern, _ in FORMATS.values())
+
+
 def open_dataset(folder: str | Path) -> Dataset:
     """Read a dataset folder. Raises DataError where no known layout is found."""
     folder = Path(folder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cir_rt.calibration.samples import BATCH, Samples
+from cir_rt.calibration.samples import BATCH, Samples, check_real
+from cir_rt.errors import DataError
 
 PAD = 0
 
@@ -62,3 +63,29 @@ def test_the_digest_is_of_all_inputs() -> None:
     changed = made(7, 7)
     changed.ids[6, 0] += 1
     assert changed.digest() != made(7, 7).digest()
+
+
+def pictures(n: int, seed: int = 0) -> np.ndarray:
+    """Return blobs, as smooth as photographs are."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.standard_normal((n, 3, 4, 4), np.float32)
+    return np.repeat(np.repeat(coarse, 8, 2), 8, 3)
+
+
+@pytest.mark.parametrize("n", [1, 7, 19])
+def test_noise_is_refused(n: int) -> None:
+    ids = np.ones((1, 3), np.int64)
+    check_real(Samples(pixels=pictures(n), ids=ids, pad_id=PAD), "here")
+    noise = np.random.default_rng(0).standard_normal((n, 3, 32, 32), np.float32)
+    with pytest.raises(DataError, match=r"here: the pictures are noise .*Give real ones"):
+        check_real(Samples(pixels=noise, ids=ids, pad_id=PAD), "here")
+
+
+def test_a_few_noisy_pictures_pass_and_one_picture_does_not() -> None:
+    ids = np.ones((1, 3), np.int64)
+    mixed = pictures(19)
+    mixed[:7] = np.random.default_rng(0).standard_normal((7, 3, 32, 32), np.float32)
+    check_real(Samples(pixels=mixed, ids=ids, pad_id=PAD), "here")
+    check_real(Samples(pixels=np.zeros((0, 3, 8, 8), np.float32), ids=ids, pad_id=PAD), "here")
+    with pytest.raises(DataError, match="all 19 pictures are the same"):
+        check_real(Samples(pixels=pictures(1).repeat(19, 0), ids=ids, pad_id=PAD), "here")

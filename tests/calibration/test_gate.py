@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 
 from cir_rt.calibration.gate import (
+    Cosines,
     Duel,
-    check_latency,
-    check_recall,
+    agreement_gate,
+    check,
+    cosine_gate,
     cosines,
     duel,
+    latency_gate,
     recall_drop,
+    recall_gate,
+    top_agreement,
 )
 from cir_rt.errors import GateError
 
@@ -79,15 +84,15 @@ def test_latency_allows_five_percent_with_the_spread(
 ) -> None:
     result = Duel(before_ms=2.0, after_ms=2 * ratio, spread=spread)
     if passes:
-        check_latency(result, "one query")
+        check([latency_gate(result, "one query")])
         return
     with pytest.raises(GateError, match=r"one query: .* ms, slower than the 2\.00 ms that it"):
-        check_latency(result, "one query")
+        check([latency_gate(result, "one query")])
 
 
 def test_a_slower_engine_is_told_what_to_type() -> None:
     with pytest.raises(GateError, match=r"spread 10%.*--precision auto, or --keep-slower"):
-        check_latency(Duel(before_ms=1, after_ms=2, spread=0.1), "one query")
+        check([latency_gate(Duel(before_ms=1, after_ms=2, spread=0.1), "one query")])
 
 
 def test_recall_drop_is_the_largest_loss() -> None:
@@ -100,19 +105,19 @@ def test_recall_drop_is_the_largest_loss() -> None:
 
 def test_recall_over_the_limit_is_told() -> None:
     before, after = {"R@1": 20.0, "R@10": 60.0}, {"R@1": 19.4, "R@10": 60.0}
-    check_recall(before, after, 0.6001, "engines")
+    check([recall_gate(before, after, 0.6001, "engines")])
     message = (
         r"engines: recall fell by 0\.60 points, the limit is 0\.5 \(R@1 20\.00, R@10 60\.00 ->"
     )
     with pytest.raises(GateError, match=message):
-        check_recall(before, after, 0.5, "engines")
+        check([recall_gate(before, after, 0.5, "engines")])
     with pytest.raises(GateError, match="--max-recall-drop"):
-        check_recall(before, {"R@1": 20.0, "R@10": 0.0}, 0.5, "engines")
+        check([recall_gate(before, {"R@1": 20.0, "R@10": 0.0}, 0.5, "engines")])
 
 
 def test_a_recall_that_is_no_number_is_a_loss() -> None:
     with pytest.raises(GateError):
-        check_recall({"R@1": 20.0}, {"R@1": math.nan}, 0.5, "engines")
+        check([recall_gate({"R@1": 20.0}, {"R@1": math.nan}, 0.5, "engines")])
 
 
 @pytest.mark.parametrize("n", [1, 7, 111])
@@ -125,3 +130,46 @@ def test_cosines_are_row_by_row(n: int) -> None:
     assert got.minimum == pytest.approx(min(wanted))
     assert got.mean == pytest.approx(sum(wanted) / n)
     assert cosines(a, a).minimum == pytest.approx(1)
+
+
+def test_the_first_shut_gate_speaks() -> None:
+    gates = [
+        agreement_gate(97.0, 90.0, "pictures"),
+        agreement_gate(88.0, 90.0, "words"),
+        cosine_gate(Cosines(minimum=0.5, mean=0.9), 0.98, "image"),
+    ]
+    assert [gate.passed for gate in gates] == [True, False, False]
+    with pytest.raises(GateError, match=r"words: 88\.0 % of FP32's top 10.*--min-agreement"):
+        check(gates)
+    with pytest.raises(GateError, match=r"image: the cosine to FP32 is 0\.9000.*--min-cosine"):
+        check(gates[2:])
+    assert not cosine_gate(Cosines(minimum=math.nan, mean=math.nan), 0.98, "image").passed
+
+
+@pytest.mark.parametrize(
+    ("ratio", "spread", "won"),
+    [
+        (0.99, 0.0, True),
+        (0.99, 0.2, False),  # 1.57 * 0.4 / 10 is 6 %: chance
+        (0.98, 0.02, True),
+        (0.96, 0.2, True),  # by more than 3 %: the slower one may not stay
+        (1.0, 0.0, False),
+        (1.2, 0.5, False),
+    ],
+)
+def test_a_duel_is_won_by_more_than_chance(ratio: float, spread: float, won: bool) -> None:
+    assert Duel(before_ms=1.0, after_ms=ratio, spread=spread, runs=100).won is won
+
+
+@pytest.mark.parametrize("columns", [1, 7, 10, 19])
+def test_agreement_counts_what_is_shared(columns: int) -> None:
+    rng = np.random.default_rng(columns)
+    before, after = rng.standard_normal((2, 11, columns))
+    k = min(10, columns)
+    wanted = [
+        len(set(np.argsort(-a)[:k].tolist()) & set(np.argsort(-b)[:k].tolist())) / k
+        for a, b in zip(before, after, strict=True)
+    ]
+    assert top_agreement(before, after) == pytest.approx(100 * float(np.mean(wanted)))
+    assert top_agreement(before, before) == 100
+    assert top_agreement(before, -before) < 100 or columns <= 10

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cir_rt.calibration.quantize import SMALLEST, quantize
-from cir_rt.calibration.recipe import Int8Recipe
+from cir_rt.calibration.recipe import Recipe
 from cir_rt.errors import ConfigError
 
 EVERYTHING = ("Conv", "MatMul", "Gemm")
@@ -101,7 +101,7 @@ def error(graph: Path, out: Path, shape: tuple[int, ...]) -> float:
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_convolutions_with_their_followers(residual: Path, tmp_path: Path, signed: bool) -> None:
-    recipe = Int8Recipe(operators=EVERYTHING, signed_activations=signed)
+    recipe = Recipe(operators=EVERYTHING, format="s8s8" if signed else "u8s8")
     out = tmp_path / "out.onnx"
     assert quantize(residual, out, recipe, feeds((4, 3, 9, 9))) == 3
     assert {"one", "two", "skip", "add"} <= wrapped(out)
@@ -110,7 +110,7 @@ def test_convolutions_with_their_followers(residual: Path, tmp_path: Path, signe
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_activations_take_the_recipes_type(residual: Path, tmp_path: Path, signed: bool) -> None:
-    recipe = Int8Recipe(operators=EVERYTHING, signed_activations=signed)
+    recipe = Recipe(operators=EVERYTHING, format="s8s8" if signed else "u8s8")
     quantize(residual, tmp_path / "out.onnx", recipe, feeds((4, 3, 9, 9)))
     graph = onnx.load(tmp_path / "out.onnx").graph
     constants = {t.name: t for t in graph.initializer}
@@ -123,7 +123,7 @@ def test_activations_take_the_recipes_type(residual: Path, tmp_path: Path, signe
 
 def test_weights_are_scaled_by_channel(residual: Path, tmp_path: Path) -> None:
     for per_channel, length in ((True, 8), (False, 1)):
-        recipe = Int8Recipe(operators=("Conv",), per_channel=per_channel)
+        recipe = Recipe(operators=("Conv",), per_channel=per_channel)
         quantize(residual, tmp_path / "out.onnx", recipe, feeds((4, 3, 9, 9)))
         constants = {t.name: t for t in onnx.load(tmp_path / "out.onnx").graph.initializer}
         scale = next(
@@ -134,7 +134,7 @@ def test_weights_are_scaled_by_channel(residual: Path, tmp_path: Path) -> None:
 
 def test_reduced_range_gives_up_one_bit(residual: Path, tmp_path: Path) -> None:
     for reduced, largest in ((False, 127), (True, 64)):
-        recipe = Int8Recipe(operators=("Conv",), reduce_range=reduced)
+        recipe = Recipe(operators=("Conv",), reduce_range=reduced)
         quantize(residual, tmp_path / "out.onnx", recipe, feeds((4, 3, 9, 9)))
         stored = [
             numpy_helper.to_array(t).astype(int)
@@ -147,7 +147,7 @@ def test_reduced_range_gives_up_one_bit(residual: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_small_products_are_left_alone(products: Path, tmp_path: Path, signed: bool) -> None:
-    recipe = Int8Recipe(signed_activations=signed)
+    recipe = Recipe(format="s8s8" if signed else "u8s8")
     out = tmp_path / "out.onnx"
     assert quantize(products, out, recipe, feeds((4, 7, 32))) == 2
     found = wrapped(out)
@@ -158,24 +158,24 @@ def test_small_products_are_left_alone(products: Path, tmp_path: Path, signed: b
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
 def test_every_method_stays_close(products: Path, tmp_path: Path, method: str) -> None:
-    quantize(products, tmp_path / "out.onnx", Int8Recipe(method=method), feeds((16, 7, 32)))
+    quantize(products, tmp_path / "out.onnx", Recipe(method=method), feeds((16, 7, 32)))
     assert 0 < error(products, tmp_path / "out.onnx", (3, 7, 32)) < 0.2
 
 
 def test_a_graph_with_nothing_to_quantize_is_not_written(residual: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    assert quantize(residual, out, Int8Recipe(operators=("MatMul",)), feeds((4, 3, 9, 9))) == 0
+    assert quantize(residual, out, Recipe(operators=("MatMul",)), feeds((4, 3, 9, 9))) == 0
     assert not out.exists()
 
 
 def test_no_feeds_are_refused(residual: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no calibration inputs\. Give real pictures"):
-        quantize(residual, tmp_path / "out.onnx", Int8Recipe(operators=EVERYTHING), [])
+        quantize(residual, tmp_path / "out.onnx", Recipe(operators=EVERYTHING), [])
     assert not (tmp_path / "out.onnx").exists()
 
 
 def test_the_graph_itself_stays(residual: Path, tmp_path: Path) -> None:
     before = residual.read_bytes()
-    quantize(residual, tmp_path / "out.onnx", Int8Recipe(operators=EVERYTHING), feeds((4, 3, 9, 9)))
+    quantize(residual, tmp_path / "out.onnx", Recipe(operators=EVERYTHING), feeds((4, 3, 9, 9)))
     assert residual.read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"residual.onnx", "out.onnx"}

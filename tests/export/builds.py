@@ -13,7 +13,9 @@ LOOSE = 100.0  # points: these tests ask for INT8 on a handful of pictures
 
 
 def options(precision: str, **settings: Any) -> BuildOptions:
-    return BuildOptions(precision=precision, threads=1, **settings)
+    """Options of a build on one thread; cosine and agreement are free unless a test names them."""
+    free = {"min_cosine": -1.0, "min_agreement": 0.0}
+    return BuildOptions(precision=precision, threads=1, **{**free, **settings})
 
 
 def stub_race(monkeypatch: pytest.MonkeyPatch, ratio: float, spread: float = 0.0) -> None:
@@ -22,5 +24,4 @@ def stub_race(monkeypatch: pytest.MonkeyPatch, ratio: float, spread: float = 0.0
     def race(before: object, after: object, **settings: object) -> Duel:
         return Duel(before_ms=1.0, after_ms=ratio, spread=spread)
 
-    for place in ("build", "candidates"):
-        monkeypatch.setattr(f"cir_rt.export.{place}.duel", race)
+    monkeypatch.setattr("cir_rt.export.race.duel", race)

@@ -105,7 +105,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, light in (("a", 1.0), ("b", 0.97)):
             blobs.point(lambda x, s=light: int(x * s)).save(images / f"{k}{name}.png")
             ids.append(f"{k}{name}")
-        caption = ("in red", "with dots", "is longer")[k % 3]
+        caption = f"{('in red', 'with dots', 'is longer')[k % 3]} {k}"
         lines.append(json.dumps({"reference": f"{k}a", "caption": caption, "targets": [f"{k}b"]}))
     (folder / "calibration/calibration.jsonl").write_text("\n".join(lines))
     (folder / "calibration/gallery.calibration.txt").write_text("\n".join(ids))

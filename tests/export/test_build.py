@@ -17,6 +17,7 @@ from cir_rt.bundle import open_bundle
 from cir_rt.encoder import Encoder
 from cir_rt.errors import BackendMissing, BundleError, CirRtError, DataError, UsageError
 from cir_rt.export.build import BuildOptions, BuildReport, build_engine
+from cir_rt.export.calibration_set import calibration_set
 from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.evaluate import evaluate
@@ -115,15 +116,13 @@ def test_int8_stays_close(
     assert 0.98 <= agreement.min() < 1
 
 
-def test_recall_before_is_that_of_the_calibration_queries(
+def test_recall_before_is_that_of_the_queries_held_back(
     built: dict[str, tuple[Path, BuildReport]], graphs: Path
 ) -> None:
-    from cir_rt.export.data.formats import open_dataset
-
-    own = open_dataset(graphs / "calibration")
-    report = evaluate(open_encoder(open_checkpoint(graphs)), own, own.split("calibration"))
+    held = calibration_set(open_checkpoint(graphs), None)
+    report = evaluate(open_encoder(open_checkpoint(graphs)), held.dataset, held.split)
     before = built["int8"][1].recall_before
-    assert before == pytest.approx(report.recall, abs=0.6)  # one or two queries may tip over
+    assert before == pytest.approx(report.recall, abs=2.0)  # one or two queries may tip over
 
 
 def test_the_manifest_says_what_was_measured(
@@ -131,14 +130,21 @@ def test_the_manifest_says_what_was_measured(
 ) -> None:
     bundle, report = built["int8"]
     manifest = open_bundle(bundle).manifest
-    quality = dict(manifest.quality)
+    quality = json.loads(json.dumps(manifest.quality))
     calibration = quality.pop("calibration")
-    assert quality.pop("latency_ms") == report.to_json()["latency_ms"]
     assert quality.pop("threads") == report.options.threads
     assert quality == json.loads(json.dumps(report.to_json()["quality"]))
-    assert set(quality) == {"cosine_min", "recall_before", "recall_after", "recall_mixed"}
+    assert {"cosine_min", "recall_before", "recall_after", "recall_mixed"} <= set(quality)
+    assert [gate["what"] for gate in quality["gates"]] == [
+        "quantized engines",
+        "quantized queries on an FP32 gallery",
+        "image",
+        "text",
+        "one query, image and text",
+    ]
     assert calibration["pictures"] > 100
-    assert calibration["gate_queries"] == 360
+    assert 50 < calibration["gate_queries"] < 200  # of 360
+    assert calibration["labelled"]
     assert len(calibration["sha256"]) == 64
     assert manifest.precisions == {"image": "int8", "text": "int8"}
     assert manifest.roles["image"].recipe["operators"]

@@ -48,7 +48,7 @@ def test_pictures_stay_with_their_queries(drawn: Dataset, tmp_path: Path) -> Non
 
 
 def test_the_limit_holds(drawn: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "PICTURES", 19)
+    monkeypatch.setattr(samples, "WRITTEN", 19)
     split = written(drawn, tmp_path).split("calibration")
     assert 15 < len(split.pictures) <= 19
     assert len(split.queries) >= 9
@@ -59,7 +59,7 @@ def test_the_limit_holds(drawn: Dataset, tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_seed_fixes_the_choice(
     drawn: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "PICTURES", 19)
+    monkeypatch.setattr(samples, "WRITTEN", 19)
     texts = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         written(drawn, tmp_path / name, seed)

@@ -1,0 +1,162 @@
+"""What a set of engines is worth beside FP32: recall or agreement, and cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from cir_rt.calibration.gate import (
+    Cosines,
+    Gate,
+    agreement_gate,
+    cosine_gate,
+    cosines,
+    recall_drop,
+    recall_gate,
+    top_agreement,
+)
+from cir_rt.compose import WeightedComposer
+from cir_rt.encoder import Encoder
+from cir_rt.export.calibration_set import CalibrationSet
+from cir_rt.export.candidates import Candidate
+from cir_rt.export.checkpoint import Checkpoint
+from cir_rt.export.evaluate import Vectors, score
+from cir_rt.export.options import BuildOptions
+
+Recall = dict[str, float]
+Chosen = Mapping[str, Candidate]  # role -> candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A set of engines on the held-back queries."""
+
+    recall: Recall  # on a gallery of the same engines; empty without labels
+    recall_mixed: Recall  # on an FP32 gallery
+    agreement: float  # percent of FP32's top 10 found again
+    cosines: Mapping[str, Cosines]  # role -> agreement with FP32's vectors
+    gates: tuple[Gate, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate is open."""
+        return all(gate.passed for gate in self.gates)
+
+
+class Judge:
+    """Holds engines against the FP32 reference, on queries that no range was taken from."""
+
+    def __init__(
+        self,
+        graphs: Checkpoint,
+        composer: WeightedComposer,
+        reference: Chosen,
+        calibration: CalibrationSet,
+        options: BuildOptions,
+    ) -> None:
+        self.composer = composer
+        self.reference = reference
+        self.calibration = calibration
+        self.options = options
+        self._preprocess = graphs.config.preprocess
+        self._tokenizer = graphs.tokenizer()
+        self._vectors_of: dict[Candidate, np.ndarray] = {}
+
+    def verdict(self, chosen: Chosen) -> Verdict:
+        """Encode the held-back queries and their gallery, and compare."""
+        split = self.calibration.split
+        vectors = self._vectors(chosen)
+        mixed = replace(vectors, pictures=self._exact.pictures)
+        recall, recall_mixed = self._recall(vectors), self._recall(mixed)
+        agreement = min(self._agreement(vectors), self._agreement(mixed))
+        near = {"image": cosines(self._exact.v, vectors.v)}
+        if any(query.captions for query in split.queries):
+            near["text"] = cosines(self._exact.u, vectors.u)
+        limit = self.options.max_recall_drop
+        gates = [cosine_gate(c, self.options.min_cosine, role) for role, c in near.items()]
+        if self.calibration.labelled:
+            gates = [
+                recall_gate(self.before, recall, limit, "quantized engines"),
+                recall_gate(
+                    self.before, recall_mixed, limit, "quantized queries on an FP32 gallery"
+                ),
+                *gates,
+            ]
+        else:
+            least = self.options.min_agreement
+            gates = [agreement_gate(agreement, least, "quantized engines"), *gates]
+        return Verdict(
+            recall=recall,
+            recall_mixed=recall_mixed,
+            agreement=agreement,
+            cosines=near,
+            gates=tuple(gates),
+        )
+
+    @cached_property
+    def before(self) -> Recall:
+        """Recall of the FP32 reference; empty without labels."""
+        return self._recall(self._exact)
+
+    def drop(self, verdict: Verdict) -> float:
+        """Return the larger loss of both recalls, in points; without labels of agreement."""
+        if not self.calibration.labelled:
+            return 100 - verdict.agreement
+        return max(recall_drop(self.before, r) for r in (verdict.recall, verdict.recall_mixed))
+
+    @cached_property
+    def _exact(self) -> Vectors:
+        return self._vectors(self.reference)
+
+    def _vectors(self, chosen: Chosen) -> Vectors:
+        split = self.calibration.split
+        pictures = self._encoded(chosen["image"])
+        row = {picture: k for k, picture in enumerate(split.pictures)}
+        references = [row[query.reference] for query in split.queries]
+        return Vectors(v=pictures[references], u=self._encoded(chosen["text"]), pictures=pictures)
+
+    def _encoded(self, candidate: Candidate) -> np.ndarray:
+        """Return all pictures' vectors, or all captions', once for each candidate."""
+        if candidate not in self._vectors_of:
+            encoder = Encoder(
+                preprocess=self._preprocess,
+                tokenizer=self._tokenizer,
+                image=candidate.engine,
+                text=candidate.engine,
+                compose=self.composer,
+            )
+            split = self.calibration.split
+            if candidate.role == "image":
+                found = encoder.encode_pictures(self.calibration.dataset.paths(split.pictures))
+            else:
+                found = encoder.encode_texts([query.text for query in split.queries])
+            self._vectors_of[candidate] = found
+        return self._vectors_of[candidate]
+
+    def _recall(self, vectors: Vectors) -> Recall:
+        if not self.calibration.labelled:
+            return {}
+        queries, _ = self.composer(vectors.v, vectors.u)
+        dataset, split = self.calibration.dataset, self.calibration.split
+        return score(queries, vectors.pictures, dataset.name, split).recall
+
+    def _agreement(self, vectors: Vectors) -> float:
+        """Compare the best 10 of each query, its own reference left out."""
+        split = self.calibration.split
+        row = {picture: k for k, picture in enumerate(split.pictures)}
+        own = [row[query.reference] for query in split.queries]
+        ranked = []
+        for found in (self._exact, vectors):
+            scores = self._queries(found) @ found.pictures.T  # (queries, pictures)
+            scores[np.arange(len(own)), own] = -np.inf
+            ranked.append(scores)
+        return top_agreement(*ranked)
+
+    def _queries(self, vectors: Vectors) -> np.ndarray:
+        """Return composed queries, or the pictures alone where nobody says anything."""
+        if not any(query.captions for query in self.calibration.split.queries):
+            return vectors.v
+        return self.composer(vectors.v, vectors.u)[0]

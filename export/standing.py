@@ -1,0 +1,38 @@
+"""The bundle that already stands where a new one is to go, as something to be faster than."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from cir_rt.bundle import is_bundle, open_bundle, sha256
+from cir_rt.encoder import Encoder
+from cir_rt.engines.protocol import Engine
+from cir_rt.errors import CirRtError
+from cir_rt.export.candidates import Candidate
+from cir_rt.export.options import BuildOptions
+
+
+def standing_engines(
+    folder: Path, fingerprint: str, chosen: Mapping[str, Candidate], options: BuildOptions
+) -> dict[str, Engine]:
+    """Return the engines by role of a bundle of the same model, backend and device.
+
+    Empty where none stands there, where it does not open here (it is then no engine that anybody
+    uses), or where its graphs are the chosen ones byte for byte.
+    """
+    if not is_bundle(folder):
+        return {}
+    try:
+        bundle = open_bundle(folder)
+        target = bundle.manifest.target
+        same = bundle.manifest.fingerprints.vectors == fingerprint
+        if not same or (target.backend, target.device) != (options.backend, options.device):
+            return {}
+        files = {role: bundle.path(bundle.role(role).file) for role in chosen}
+        if all(sha256(path) == sha256(chosen[role].path) for role, path in files.items()):
+            return {}
+        encoder = Encoder.open(bundle, device=options.device, threads=options.threads)
+    except CirRtError:
+        return {}
+    return {"image": encoder.image, "text": encoder.text}
