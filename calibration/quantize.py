@@ -104,6 +104,7 @@ class Quantizer:
             },
         )
         quantizer.quantize_model()
+        quantizer.model.topological_sort()  # it appends what it adds
         return quantizer.model.model
 
     def _tensors(self, source: Path, recipe: Recipe) -> TensorsData:

@@ -144,6 +144,10 @@ def test_recipes_for_tensorrt_give_graphs_that_it_takes(tmp_path: Path, precisio
     assert agreement < 1
     steps = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
     assert bool(steps) == (precision != "fp16")
+    onnx.checker.check_model(model, full_check=True)  # each node behind what it reads
+    scaled = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    casts = [n for n in model.graph.node if n.op_type == "Cast" and n.input[0] in scaled]
+    assert not casts  # a cast between would keep the product from being fused
 
 
 def test_fp8_covers_the_range_and_rounds_weights_from_fp32(tmp_path: Path) -> None:
