@@ -26,7 +26,7 @@ from cir_rt.calibration.quantize import Quantizer
 from cir_rt.calibration.recipe import Recipe, candidates
 from cir_rt.calibration.samples import Samples
 from cir_rt.engines.onnxruntime import OnnxRuntimeEngine
-from cir_rt.export.candidates import reference
+from cir_rt.export.build.candidates import reference
 from cir_rt.export.checkpoint import CALIBRATION, ModelConfig, TowerSpec, open_checkpoint
 from cir_rt.export.data.formats import open_dataset
 from cir_rt.export.demo import LOCATION

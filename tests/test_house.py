@@ -31,7 +31,7 @@ VAGUE = {"utils", "util", "helpers", "helper", "managers", "manager", "common"}
 LOCAL = re.compile(r"(?<![\w.-])/work" + r"/|\.\./" + "shared")
 LOCAL_ALLOWED = {".ci/run"}
 MODULE = re.compile(r"cir_rt(\.[a-z_]\w*)+")
-BUILT = {"__pycache__", "build", "dist", "demo"}
+BUILT = {"build", "dist", "demo"}  # at the root
 
 
 class Import(NamedTuple):
@@ -55,7 +55,8 @@ def files() -> tuple[str, ...]:
 
 def _is_built(path: PurePosixPath) -> bool:
     hidden = any(p.startswith(".") and p != ".ci" for p in path.parts[:-1])
-    return hidden or not BUILT.isdisjoint(path.parts) or ".egg-info" in str(path)
+    made = path.parts[0] in BUILT or "__pycache__" in path.parts
+    return hidden or made or ".egg-info" in str(path)
 
 
 def python_files(*rooms: str) -> list[str]:

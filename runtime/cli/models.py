@@ -173,7 +173,7 @@ def build_engine(
     settings = BuildOptions(**options, arch=tuple(filter(None, arch.split(","))))
     built = run(model, out, settings, calibration=calibration, progress=say)
     if report:
-        from cir_rt.export.frontier import write
+        from cir_rt.export.build.frontier import write
 
         write(built.frontier, report, settings.max_recall_drop)
     if as_json:

@@ -24,4 +24,4 @@ def stub_race(monkeypatch: pytest.MonkeyPatch, ratio: float, spread: float = 0.0
     def race(before: object, after: object, **settings: object) -> Duel:
         return Duel(before_ms=1.0, after_ms=ratio, spread=spread)
 
-    monkeypatch.setattr("cir_rt.export.race.duel", race)
+    monkeypatch.setattr("cir_rt.export.build.race.duel", race)

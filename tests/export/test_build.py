@@ -17,7 +17,7 @@ from cir_rt.bundle import open_bundle
 from cir_rt.encoder import Encoder
 from cir_rt.errors import BackendMissing, BundleError, CirRtError, DataError, UsageError
 from cir_rt.export.build import BuildOptions, BuildReport, build_engine
-from cir_rt.export.calibration_set import calibration_set
+from cir_rt.export.build.calibration_set import calibration_set
 from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.evaluate import evaluate

@@ -19,11 +19,11 @@ from cir_rt.calibration.gate import Duel, cosines
 from cir_rt.calibration.quantize import Quantizer
 from cir_rt.calibration.recipe import Recipe
 from cir_rt.errors import GateError
-from cir_rt.export.backends.onnxruntime import OnnxRuntimeBackend
 from cir_rt.export.build import BuildReport, build_engine
-from cir_rt.export.candidates import measured
+from cir_rt.export.build.backends.onnxruntime import OnnxRuntimeBackend
+from cir_rt.export.build.candidates import measured
+from cir_rt.export.build.frontier import Point, table, write
 from cir_rt.export.data.dataset import Dataset
-from cir_rt.export.frontier import Point, table, write
 
 
 def fragile(layer: str) -> type:
@@ -54,7 +54,7 @@ def _scales(model: onnx.ModelProto, node: onnx.NodeProto) -> set[str]:
 
 def convolutions(graphs: Path, tmp_path: Path) -> list[str]:
     """Name the image tower's convolutions, as a build names them."""
-    from cir_rt.export.candidates import _materialise
+    from cir_rt.export.build.candidates import _materialise
 
     _materialise(graphs / "image.onnx", tmp_path / "image.onnx")
     nodes = onnx.load(tmp_path / "image.onnx").graph.node
@@ -69,7 +69,7 @@ def race_of(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
         seen.append(1)
         return Duel(before_ms=1.0, after_ms=ratio if len(seen) < 3 else 1.0, spread=0.0)
 
-    monkeypatch.setattr("cir_rt.export.race.duel", race)
+    monkeypatch.setattr("cir_rt.export.build.race.duel", race)
 
 
 def test_auto_gives_back_the_layer_that_suffers(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cir_rt.errors import DataError
-from cir_rt.export.calibration_set import calibration_set
+from cir_rt.export.build.calibration_set import calibration_set
 from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset
 

@@ -24,7 +24,7 @@ from cir_rt.engines.tensorrt import TensorRtEngine
 from cir_rt.engines.tensorrt_packages import PACKAGES
 from cir_rt.errors import BackendMissing, BundleError, CompileError, EngineMismatch
 from cir_rt.export import pretrained
-from cir_rt.export.candidates import reference
+from cir_rt.export.build.candidates import reference
 from cir_rt.export.checkpoint import CALIBRATION, open_checkpoint
 from cir_rt.export.compile.compiler import compile_plan
 from cir_rt.export.compile.options import CompileOptions

@@ -15,8 +15,8 @@ from cir_rt.calibration.gate import cosines
 from cir_rt.calibration.quantize import Quantizer, quantizable
 from cir_rt.calibration.recipe import Recipe, candidates
 from cir_rt.calibration.samples import BATCH, Samples
-from cir_rt.export.candidates import Candidate, measured
-from cir_rt.export.options import BuildOptions
+from cir_rt.export.build.candidates import Candidate, measured
+from cir_rt.export.build.options import BuildOptions
 from cir_rt.machine import instruction_set, versions
 
 NEAR = 0.999  # mean cosine to FP32 from which nothing is left to smooth

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from cir_rt.calibration.gate import cosines
 from cir_rt.errors import CheckpointError, DataError
-from cir_rt.export.backends.protocol import Backend
-from cir_rt.export.candidates import Candidate
-from cir_rt.export.frontier import Point
-from cir_rt.export.judge import Judge
-from cir_rt.export.options import BuildOptions
-from cir_rt.export.race import Race
-from cir_rt.export.search import RUNS, between
+from cir_rt.export.build.backends.protocol import Backend
+from cir_rt.export.build.candidates import Candidate
+from cir_rt.export.build.frontier import Point
+from cir_rt.export.build.judge import Judge
+from cir_rt.export.build.options import BuildOptions
+from cir_rt.export.build.race import Race
+from cir_rt.export.build.search import RUNS, between
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cir_rt.errors import BackendMissing, UsageError
-from cir_rt.export.backends import BACKENDS
+from cir_rt.export.build.backends import BACKENDS
 
 
 @dataclass(frozen=True, kw_only=True)

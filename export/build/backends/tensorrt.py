@@ -26,10 +26,10 @@ from cir_rt.engines.protocol import Engine
 from cir_rt.engines.tensorrt import TensorRtEngine
 from cir_rt.engines.tensorrt_packages import PACKAGES
 from cir_rt.errors import BackendMissing, CompileError
-from cir_rt.export.candidates import Candidate, Feeds, measured
+from cir_rt.export.build.candidates import Candidate, Feeds, measured
+from cir_rt.export.build.options import BuildOptions
 from cir_rt.export.compile.compiler import compile_plan, default_cache
 from cir_rt.export.compile.options import CompileOptions, capabilities
-from cir_rt.export.options import BuildOptions
 from cir_rt.kernels.cuda import Device, device_index
 from cir_rt.machine import versions
 

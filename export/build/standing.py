@@ -9,8 +9,8 @@ from cir_rt.bundle import is_bundle, open_bundle, sha256
 from cir_rt.encoder import Encoder
 from cir_rt.engines.protocol import Engine
 from cir_rt.errors import CirRtError
-from cir_rt.export.candidates import Candidate
-from cir_rt.export.options import BuildOptions
+from cir_rt.export.build.candidates import Candidate
+from cir_rt.export.build.options import BuildOptions
 
 
 def standing_engines(

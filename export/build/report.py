@@ -8,8 +8,8 @@ from typing import Any
 
 from cir_rt.calibration.gate import Duel, Gate
 from cir_rt.config import to_dict
-from cir_rt.export.frontier import Point
-from cir_rt.export.options import BuildOptions
+from cir_rt.export.build.frontier import Point
+from cir_rt.export.build.options import BuildOptions
 
 
 @dataclass(frozen=True, kw_only=True)

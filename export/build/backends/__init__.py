@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cir_rt.calibration.samples import Samples
-    from cir_rt.export.backends.protocol import Backend
-    from cir_rt.export.options import BuildOptions
+    from cir_rt.export.build.backends.protocol import Backend
+    from cir_rt.export.build.options import BuildOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +26,14 @@ class BackendRow:
 
 BACKENDS = {
     "onnxruntime": BackendRow(
-        module="cir_rt.export.backends.onnxruntime",
+        module="cir_rt.export.build.backends.onnxruntime",
         name="OnnxRuntimeBackend",
         devices=("cpu",),
         precisions=("fp32", "int8"),
     ),
     **{
         package: BackendRow(
-            module="cir_rt.export.backends.tensorrt",
+            module="cir_rt.export.build.backends.tensorrt",
             name="TensorRtBackend",
             devices=("cuda",),
             precisions=("fp32", "fp16", "int8", "fp8"),

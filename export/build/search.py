@@ -8,9 +8,9 @@ import onnx
 from cir_rt.calibration.gate import cosines
 from cir_rt.calibration.recipe import Recipe
 from cir_rt.calibration.sensitivity import Trial, give_back_order, groups, path
-from cir_rt.export.backends.protocol import Backend
-from cir_rt.export.candidates import Candidate
-from cir_rt.export.race import Race
+from cir_rt.export.build.backends.protocol import Backend
+from cir_rt.export.build.candidates import Candidate
+from cir_rt.export.build.race import Race
 
 PROBE = 64  # inputs that a layer's damage is measured on
 RUNS = 30  # of a layer's race: an order is wanted, not a verdict

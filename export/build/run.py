@@ -13,19 +13,17 @@ from cir_rt.calibration.gate import Duel, Gate, check, latency_gate
 from cir_rt.calibration.samples import BATCH
 from cir_rt.compose import WeightedComposer
 from cir_rt.errors import BackendMissing, CheckpointError
-from cir_rt.export.assembly import COMPOSE, assemble, fingerprint, write_compose
-from cir_rt.export.backends import open_backend
-from cir_rt.export.build_report import BuildReport
-from cir_rt.export.calibration_set import CalibrationSet, calibration_set
-from cir_rt.export.candidates import Candidate, reference
+from cir_rt.export.build.assembly import COMPOSE, assemble, fingerprint, write_compose
+from cir_rt.export.build.backends import open_backend
+from cir_rt.export.build.calibration_set import CalibrationSet, calibration_set
+from cir_rt.export.build.candidates import Candidate, reference
+from cir_rt.export.build.choice import Choice, choose
+from cir_rt.export.build.judge import Judge
+from cir_rt.export.build.options import BuildOptions
+from cir_rt.export.build.race import Race
+from cir_rt.export.build.report import BuildReport
+from cir_rt.export.build.standing import standing_engines
 from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
-from cir_rt.export.choice import Choice, choose
-from cir_rt.export.judge import Judge
-from cir_rt.export.options import BuildOptions
-from cir_rt.export.race import Race
-from cir_rt.export.standing import standing_engines
-
-__all__ = ["BuildOptions", "BuildReport", "build_engine"]
 
 ENGINES = ("image", "text")
 

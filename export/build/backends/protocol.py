@@ -8,7 +8,7 @@ from typing import Protocol
 from cir_rt.bundle import Target
 from cir_rt.calibration.recipe import Recipe
 from cir_rt.engines.plan import Plan
-from cir_rt.export.candidates import Candidate
+from cir_rt.export.build.candidates import Candidate
 
 
 class Backend(Protocol):

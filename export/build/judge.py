@@ -20,11 +20,11 @@ from cir_rt.calibration.gate import (
 )
 from cir_rt.compose import WeightedComposer
 from cir_rt.encoder import Encoder
-from cir_rt.export.calibration_set import CalibrationSet
-from cir_rt.export.candidates import Candidate
+from cir_rt.export.build.calibration_set import CalibrationSet
+from cir_rt.export.build.candidates import Candidate
+from cir_rt.export.build.options import BuildOptions
 from cir_rt.export.checkpoint import Checkpoint
 from cir_rt.export.evaluate import Vectors, score
-from cir_rt.export.options import BuildOptions
 
 Recall = dict[str, float]
 Chosen = Mapping[str, Candidate]  # role -> candidate

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from cir_rt.bundle import Fingerprints, Manifest, Role, TextInput
 from cir_rt.config import to_dict
-from cir_rt.export.backends.protocol import Backend
-from cir_rt.export.candidates import Candidate
+from cir_rt.export.build.backends.protocol import Backend
+from cir_rt.export.build.candidates import Candidate
 from cir_rt.export.checkpoint import TOKENIZER, Checkpoint
 from cir_rt.machine import versions
 
