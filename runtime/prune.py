@@ -81,7 +81,8 @@ class Pruner:
         return self._index.search(queries, k, allowed, exclude=exclude)
 
     def close(self) -> None:
-        """Close the gallery."""
+        """Close the gallery, and free what its index holds of a GPU."""
+        self._index.close()
         self.gallery.close()
 
     def _extended(self, met: np.ndarray, where: str) -> np.ndarray:

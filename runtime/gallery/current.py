@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from cir_rt.gallery.index import (
 )
 from cir_rt.gallery.saved import Description, Stamp
 
+if TYPE_CHECKING:
+    from cir_rt.gallery.cuda import CudaIndex
+
 _log = logging.getLogger(__name__)
 
 _LEFT_ROWS, _LEFT_SHARE = 1000, 0.01  # rows that a saved index may lack before it is saved anew
@@ -37,8 +40,8 @@ class CurrentIndex:
 
     It never builds. Where no saved index matches the gallery, every row is scored, which is right
     but slow, until a writer saves one; a kind that was asked for by name then stands in a warning.
-    `auto` takes whatever kind was saved, `exact` where none was. Owned by one thread, as its
-    gallery is.
+    `auto` takes whatever kind was saved, `exact` where none was. On a GPU both `auto` and `exact`
+    are the scan in its memory, whatever was saved. Owned by one thread, as its gallery is.
     """
 
     def __init__(
@@ -51,8 +54,9 @@ class CurrentIndex:
     ) -> None:
         """Open the index of a gallery.
 
-        Raises UsageError for an unknown kind, and BackendMissing where the library of a kind that
-        was asked for by name is not installed.
+        Raises UsageError for an unknown kind, BackendMissing where the library of a kind that was
+        asked for by name, or what a GPU's scan needs, is not installed, and DeviceError where the
+        GPU's memory does not suffice.
         """
         if kind not in (AUTO, "exact"):
             _empty(gallery, kind, None, device, threads)  # tells at once what is missing
@@ -64,6 +68,9 @@ class CurrentIndex:
         )  # what could not be used, as it was then
         self._stamp: Stamp | None = None
         self._vectors: Rows | None = None
+        self._on_gpu = device.startswith("cuda") and kind in (AUTO, "exact")
+        self._cuda: CudaIndex | None = None
+        self._segment = -1  # the numbering of the rows that lie on the GPU
         self.follow(gallery)
 
     @property
@@ -90,6 +97,9 @@ class CurrentIndex:
 
     def follow(self, gallery: IndexedGallery) -> None:
         """Search in what the gallery shows now, with the newest index saved for it."""
+        if self._on_gpu:
+            self._follow_on_gpu(gallery)
+            return
         stamp, vectors = saved.stamp(gallery.folder), gallery.vectors
         if vectors is self._vectors and stamp == self._stamp:
             return
@@ -109,6 +119,25 @@ class CurrentIndex:
                 self._asked,
                 self._asked,
             )
+
+    def close(self) -> None:
+        """Free the GPU's memory, where it is used; a second call does nothing."""
+        if self._cuda is not None:
+            self._cuda.close()
+            self._cuda = None
+
+    def _follow_on_gpu(self, gallery: IndexedGallery) -> None:
+        """Bring new rows to the GPU, or all of them where they were renumbered."""
+        from cir_rt.gallery.cuda import CudaIndex
+
+        vectors = gallery.vectors
+        if self._cuda is None or gallery.segment != self._segment:
+            self.close()  # two may not fit
+            self._index = self._cuda = CudaIndex(vectors, self._device)
+            self._segment = gallery.segment
+        elif vectors is not self._vectors:
+            self._cuda.extend(vectors)
+        self._vectors = vectors
 
     def _newest(self, gallery: IndexedGallery) -> Description | None:
         kinds = KINDS[1:] if self._asked == AUTO else (self._asked,)
@@ -179,7 +208,7 @@ def _choice(gallery: IndexedGallery, kind: str, device: str) -> Choice:
     if kind != AUTO:
         check_kind(kind)
         return Choice(kind, "it was asked for")
-    libraries = installed(device)
+    libraries = installed()
     for stored in KINDS[1:]:
         here = candidates_class(stored)[0].LIBRARY in libraries
         if here and saved.describe(gallery.folder, stored):

@@ -149,13 +149,9 @@ def check_kind(kind: str) -> None:
         raise UsageError(f"no index '{kind}'.{hint} Expected auto or one of: {', '.join(KINDS)}.")
 
 
-def installed(device: str = "cpu") -> set[str]:
-    """Return which of hnswlib and faiss this Python has, and faiss-gpu where the device is one."""
-    found = {name for name in ("hnswlib", "faiss") if importlib.util.find_spec(name)}
-    on_gpu = device != "cpu" and "faiss" in found
-    if on_gpu and hasattr(importlib.import_module("faiss"), "StandardGpuResources"):
-        found.add("faiss-gpu")
-    return found
+def installed() -> set[str]:
+    """Return which of hnswlib and faiss this Python has."""
+    return {name for name in ("hnswlib", "faiss") if importlib.util.find_spec(name)}
 
 
 def choose(
@@ -168,12 +164,12 @@ def choose(
 
     `libraries` is what `installed` returns, asked for where it is None.
     """
+    if device.startswith("cuda"):
+        return Choice("exact", f"every one of {rows:,} rows is scored in the memory of {device}")
     plain = precision == "fp32"
     if rows <= (_SCANNED_ROWS if plain else _DECODED_ROWS):
         return Choice("exact", f"{rows:,} rows are few enough to score every one")
-    have = installed(device) if libraries is None else libraries
-    if device.startswith("cuda") and "faiss-gpu" in have:
-        return Choice("faiss-flat", f"{rows:,} rows are scored in the memory of {device}")
+    have = installed() if libraries is None else libraries
     if not plain and rows <= _SCANNED_ROWS and "faiss" in have:
         return Choice("faiss-fp16", f"{rows:,} rows of {precision} would be decoded every time")
     if "hnswlib" in have and rows <= _FULL_PRECISION_ROWS:

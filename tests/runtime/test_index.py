@@ -291,8 +291,8 @@ def test_settings_that_cannot_be_are_refused(kind_):
         (20_000, "cpu", ("hnswlib", "faiss"), "fp16", "faiss-fp16"),
         (20_000, "cpu", ("hnswlib",), "int8", "hnsw"),
         (20_000, "cpu", (), "int8", "exact"),
-        (1_000_000, "cuda:0", ("faiss", "faiss-gpu"), "fp32", "faiss-flat"),
-        (1_000_000, "cuda:0", ("faiss",), "fp32", "faiss"),
+        (1_000_000, "cuda:0", ("hnswlib", "faiss"), "fp32", "exact"),
+        (20_000, "cuda", ("hnswlib", "faiss"), "int8", "exact"),
     ],
 )
 def test_the_choice_by_size_device_and_libraries(rows, device, libraries, precision, kind_):
