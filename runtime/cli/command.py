@@ -116,7 +116,7 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return print_json(facts)
     for key, value in facts.items():
-        click.echo(f"{key:<16}{_inline(value)}")
+        click.echo(f"{key:<15} {_inline(value)}")
     return None
 
 
