@@ -20,6 +20,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from recording import keep
 
 from cir_rt.calibration.gate import cosines, duel
 from cir_rt.calibration.quantize import Quantizer
@@ -36,7 +37,6 @@ from cir_rt.export.samples import read_samples
 from cir_rt.machine import environment
 from cir_rt.preprocess import Preprocess
 
-RESULTS = Path(__file__).resolve().parent / "results"
 WORDS = 49408
 LENGTH = 16  # tokens of a caption
 IMAGE = {
@@ -81,8 +81,7 @@ def main(
             result[role] = race(role, graphs, samples, scratch, threads, runs, sizes)
     result |= {"threads": threads, "runs": runs, "layers": layers, "environment": environment()}
     if record:
-        text = json.dumps(result, indent=2) + "\n"
-        (RESULTS / "encoders.json").write_text(text, encoding="utf-8")
+        keep("encoders", result)
     click.echo(json.dumps(result))
 
 

@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 
 import click
+from recording import keep
 
 from cir_rt.gallery import Gallery
 from cir_rt.machine import environment
 from cir_rt.report import percentile
 
-RESULTS = Path(__file__).resolve().parent / "results"
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
 # One process: open, answer a picture file with words, then again many times.
@@ -83,9 +83,7 @@ def main(
         "environment": environment(),
     }
     if record:
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps(result, indent=2) + "\n"
-        (RESULTS / "footprint.json").write_text(text, encoding="utf-8")
+        keep("footprint", result)
     click.echo(json.dumps(result, indent=None if as_json else 2))
 
 

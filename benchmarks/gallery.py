@@ -21,6 +21,7 @@ import augmented
 import click
 import numpy as np
 from one_index import K, keeps
+from recording import RESULTS, keep
 
 from cir_rt.errors import BackendMissing
 from cir_rt.gallery import ExactIndex, Gallery, Item
@@ -29,7 +30,6 @@ from cir_rt.machine import environment, versions
 from cir_rt.report import table
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILTERS = ("keep 50%", "keep 5%", "keep 0.5%")
 
@@ -84,9 +84,7 @@ def main(
         "environment": environment() | {"libraries": versions("hnswlib", "faiss-cpu", "numpy")},
     }
     if record:
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps(result, indent=2) + "\n"
-        (RESULTS / "gallery.json").write_text(text, encoding="utf-8")
+        keep("gallery", result)
         growth_plot(measured, RESULTS / "gallery.png")
     click.echo(json.dumps(result) if as_json else summary(measured))
 

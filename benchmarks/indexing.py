@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from recording import keep
 
 from cir_rt.bundle import is_bundle, open_bundle
 from cir_rt.encoder import Encoder
@@ -27,7 +28,6 @@ from cir_rt.gallery.sources import Source
 from cir_rt.machine import environment
 from cir_rt.retriever import Retriever
 
-RESULTS = Path(__file__).resolve().parent / "results"
 FOLDER = click.Path(path_type=Path, file_okay=False)
 WARM = 64  # pictures, so that engines are warm and the first round is like the others
 
@@ -74,9 +74,7 @@ def main(
         "environment": environment(),
     }
     if record:
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps(result, indent=2) + "\n"
-        (RESULTS / "indexing.json").write_text(text, encoding="utf-8")
+        keep("indexing", result)
     click.echo(json.dumps(result, indent=None if as_json else 2))
 
 

@@ -16,11 +16,11 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from recording import keep
 
 from cir_rt.errors import CirRtError
 from cir_rt.kernels import reference
@@ -31,7 +31,6 @@ from cir_rt.kernels.rescore import Rescore
 from cir_rt.kernels.scan import Found, Rows, Scan, padded
 from cir_rt.machine import environment
 
-RESULTS = Path(__file__).resolve().parent / "results"
 WIDTH, K = 256, 100
 CHECKED_ROWS, STORE_ROWS = 20_000, 200_000
 COPY_BYTES, FLUSH_BYTES = 2 << 30, 256 << 20  # the latter more than any L2 holds
@@ -111,9 +110,7 @@ def main(quick: bool, as_json: bool, record: bool) -> None:
         click.echo(f"kernels: {error}", err=True)
         sys.exit(1)
     if record:
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps(result, indent=2) + "\n"
-        (RESULTS / "kernels.json").write_text(text, encoding="utf-8")
+        keep("kernels", result)
     click.echo(json.dumps(result, indent=None if as_json else 2))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from recording import keep
 
 from cir_rt.bundle import open_bundle
 from cir_rt.encoder import Encoder
@@ -32,7 +33,6 @@ from cir_rt.report import contact_sheet, percentile
 from cir_rt.retriever import Retriever
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-RESULTS = REPOSITORY / "benchmarks" / "results"
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -81,9 +81,7 @@ def main(
     result |= measure(data, out, threads, say)
     result |= {"seed": seed, "environment": environment()}
     if record:
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps(result, indent=2) + "\n"
-        (RESULTS / "real_photos.json").write_text(text, encoding="utf-8")
+        keep("real_photos", result)
     click.echo(json.dumps(result))
 
 

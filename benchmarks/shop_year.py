@@ -18,13 +18,13 @@ from typing import Any
 
 import click
 import numpy as np
+from recording import keep
 
 from cir_rt.gallery import ExactIndex, Gallery, Item
 from cir_rt.gallery.compaction import WORTHWHILE
 from cir_rt.gallery.current import CurrentIndex, save_index
 from cir_rt.machine import environment
 
-RESULTS = Path(__file__).resolve().parent / "results"
 MODEL = "0" * 64
 QUERIES, K = 500, 50
 TOGETHER = 500  # pictures added in one commit at first
@@ -125,9 +125,7 @@ def main(
             "environment": environment(),
         }
     if record:
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps(result, indent=2) + "\n"
-        (RESULTS / "shop_year.json").write_text(text, encoding="utf-8")
+        keep("shop_year", result)
     click.echo(json.dumps(result, indent=None if as_json else 2))
 
 
