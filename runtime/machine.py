@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 # Strongest first; INT8 products of those in EXACT_INT8 do not saturate.
@@ -39,6 +38,8 @@ def is_arm_set(name: str) -> bool:
 
 def versions(*packages: str) -> dict[str, str]:
     """Return Python's version and those of the packages that are installed."""
+    from importlib import metadata  # slow, and no query asks
+
     found = {"python": platform.python_version()}
     for package in packages:
         try:

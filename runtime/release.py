@@ -17,6 +17,7 @@ from pathlib import Path
 from cir_rt.bundle import is_bundle, open_bundle
 from cir_rt.errors import BundleError, GalleryError, UsageError
 from cir_rt.gallery import Gallery
+from cir_rt.gallery.disk import sync_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +109,7 @@ def _point(link: Path, folder: Path) -> None:
     made.unlink(missing_ok=True)
     made.symlink_to(target, target_is_directory=True)
     os.replace(made, link)
-    parent = os.open(link.absolute().parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_folder(link.absolute().parent)
 
 
 def _previous(link: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -17,12 +17,14 @@ from cir_rt.errors import UsageError
 from cir_rt.gallery import Gallery
 from cir_rt.gallery.compaction import WORTHWHILE
 from cir_rt.gallery.current import save_index
-from cir_rt.gallery.indexing import IndexReport, Source, index_pictures
 from cir_rt.opened import Closed, Opened, Opening
 from cir_rt.pictures import PictureSource
 from cir_rt.preprocess import Preprocess
 from cir_rt.queries import Queries
 from cir_rt.results import Hits, Stopwatch
+
+if TYPE_CHECKING:
+    from cir_rt.gallery.indexing import IndexReport, Source
 
 T = TypeVar("T")
 
@@ -90,16 +92,16 @@ class Retriever:
         wherever k meet it. What scores below `min_score` is no answer. Raises UsageError,
         PictureError, TextError, UnknownId, GalleryError.
         """
-        asked = Queries(
-            images=[image],
-            texts=[text],
+        found = self.search_batch(
+            [image],
+            [text],
             k=k,
             rerank=rerank,
             weight=weight,
             where=where,
             min_score=min_score,
         )
-        return self._asked(asked)[0]
+        return found[0]
 
     def search_batch(
         self,
@@ -122,7 +124,8 @@ class Retriever:
             where=where,
             min_score=min_score,
         )
-        return self._asked(asked)
+        clock = Stopwatch()
+        return self._call(lambda opened: answer(opened.encoder, opened.pruner, asked, clock))
 
     def index(
         self,
@@ -144,6 +147,8 @@ class Retriever:
         wait for a few pictures at most. Raises UnknownId, GalleryMismatch, StorageFull,
         BackendMissing.
         """
+        from cir_rt.gallery.indexing import index_pictures  # a kiosk that searches needs none of it
+
         opened = self._opened
         encoder = _SharedEncoder(opened)
         with Gallery.open_writer(
@@ -195,10 +200,6 @@ class Retriever:
             except Closed:
                 if opened is self._opened:  # else `reload` was faster: ask the new one
                     raise UsageError("the retriever is closed. Open it again.") from None
-
-    def _asked(self, asked: Queries) -> list[Hits]:
-        clock = Stopwatch()
-        return self._call(lambda opened: answer(opened.encoder, opened.pruner, asked, clock))
 
 
 class _SharedEncoder:

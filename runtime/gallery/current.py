@@ -63,9 +63,8 @@ class CurrentIndex:
         self._asked, self._device, self._threads = kind, device, threads
         self._index: Index = ExactIndex(gallery.vectors)
         self._saved: Description | None = None  # what _index was loaded from
-        self._refused: set[tuple[str, Stamp | None]] = (
-            set()
-        )  # what could not be used, as it was then
+        # What could not be used, as it was then.
+        self._refused: set[tuple[str, Stamp | None]] = set()
         self._stamp: Stamp | None = None
         self._vectors: Rows | None = None
         self._on_gpu = device.startswith("cuda") and kind in (AUTO, "exact")

@@ -26,11 +26,11 @@ import numpy as np
 from PIL import Image
 
 from cir_rt.errors import CirRtError, PictureError
+from cir_rt.gallery.item import THUMBNAIL_SIDE
 from cir_rt.gallery.stamps import Stamp
 from cir_rt.pictures import load
 from cir_rt.preprocess import Preprocess
 
-THUMBNAIL_SIDE = 256
 IN_PROCESS = 256  # pictures decoded in this process before others are started: that takes 0.3 s
 MOST_WORKERS = 8
 TOGETHER = 8  # files of one request: a worker that gives way is seldom woken at once

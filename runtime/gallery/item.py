@@ -14,6 +14,7 @@ from cir_rt.errors import GalleryError
 from cir_rt.gallery.facts import Facts, Record, TokenFormat
 
 MAX_ID_CHARACTERS = 512
+THUMBNAIL_SIDE = 256  # pixels, at most
 
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, half characters
 
@@ -24,7 +25,7 @@ class Item:
 
     id: str
     vector: np.ndarray  # (dim,) float32, unit length
-    thumbnail: bytes  # JPEG, at most 256 pixels a side
+    thumbnail: bytes  # JPEG, at most THUMBNAIL_SIDE pixels a side
     source_hash: str  # sha256 of the picture's file, in hex
     metadata: Mapping[str, Any] = field(default_factory=dict)
     tokens: np.ndarray | None = None  # (tokens, width) float32, for re-ranking

@@ -13,9 +13,8 @@ from cir_rt import pictures
 from cir_rt.errors import GalleryError, PictureError
 from cir_rt.gallery.catalog import Catalog
 from cir_rt.gallery.facts import Facts, Row
+from cir_rt.gallery.item import THUMBNAIL_SIDE
 from cir_rt.gallery.segment import Segment, row_checksums, token_segment, vector_segment
-
-MAX_THUMBNAIL_PIXELS = 256
 
 _TOGETHER = 512
 
@@ -48,7 +47,7 @@ def thumbnail_fault(stored: Row, jpeg: bytes) -> str | None:
         size = pictures.load(jpeg).size
     except PictureError as error:
         return f"thumbnail cannot be decoded ({error})."
-    return None if max(size) <= MAX_THUMBNAIL_PIXELS else f"thumbnail is too large {size}."
+    return None if max(size) <= THUMBNAIL_SIDE else f"thumbnail is too large {size}."
 
 
 def _row_faults(catalog: Catalog, facts: Facts) -> Iterator[str]:
