@@ -55,9 +55,8 @@ class Usage:
 
 
 def default_cache() -> Path:
-    """Return where fatbins are kept unless said: $XDG_CACHE_HOME/cir-rt/kernels."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "cir-rt" / "kernels"
+    """Return where what was compiled is kept unless said: $XDG_CACHE_HOME/cir-rt."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cir-rt"
 
 
 def build(
@@ -90,7 +89,7 @@ def build(
     command = [compiler, *flags]
     for name in chosen:
         command.append(f"-gencode=arch={name.replace('sm_', 'compute_')},code={name}")
-    folder = cache or default_cache()
+    folder = cache or default_cache() / "kernels"
     path = folder / f"kernels-{_digest(sources, version, command[1:])}.fatbin"
     log = path.with_suffix(".log")
     if not (path.is_file() and log.is_file()):

@@ -11,7 +11,9 @@ import onnx
 import onnxruntime
 from onnx.external_data_helper import load_external_data_for_model
 
+from cir_rt.calibration.quantize import Quantizer
 from cir_rt.calibration.recipe import Recipe
+from cir_rt.calibration.samples import BATCH, Samples
 from cir_rt.engines.onnxruntime import OnnxRuntimeEngine
 from cir_rt.engines.protocol import Engine
 
@@ -31,6 +33,29 @@ class Candidate:
 
     def __str__(self) -> str:
         return str(self.recipe) if self.recipe else self.precision
+
+
+class QuantizedGraphs:
+    """The quantized graphs of one build, in its scratch folder; ranges are measured once a role."""
+
+    def __init__(self, samples: Samples, scratch: Path) -> None:
+        self._samples, self._scratch = samples, scratch
+        self._quantizers: dict[str, Quantizer] = {}  # by role
+        self._count = 0  # of graphs written
+
+    def write(self, exact: Candidate, recipe: Recipe) -> Path | None:
+        """Write the role by one recipe; None where it would quantize nothing."""
+        if exact.role not in self._quantizers:
+            self._quantizers[exact.role] = Quantizer(exact.path, self.feeds(exact.role))
+        self._count += 1
+        path = self._scratch / f"{exact.role}.{self._count}.onnx"
+        count = self._quantizers[exact.role].write(recipe, path)
+        return path if count or recipe.format == "fp16" else None
+
+    def feeds(self, role: str, probe: int | None = None) -> Feeds:
+        """Return the role's inputs, or the first batches that hold `probe` of them."""
+        feeds = self._samples.feeds(role)
+        return feeds if probe is None else feeds[: -(-probe // BATCH)]
 
 
 def reference(

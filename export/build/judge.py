@@ -111,12 +111,17 @@ class Judge:
     def _exact(self) -> Vectors:
         return self._vectors(self.reference)
 
-    def _vectors(self, chosen: Chosen) -> Vectors:
+    @cached_property
+    def _references(self) -> list[int]:
+        """The place of each query's own picture among all."""
         split = self.calibration.split
-        pictures = self._encoded(chosen["image"])
         row = {picture: k for k, picture in enumerate(split.pictures)}
-        references = [row[query.reference] for query in split.queries]
-        return Vectors(v=pictures[references], u=self._encoded(chosen["text"]), pictures=pictures)
+        return [row[query.reference] for query in split.queries]
+
+    def _vectors(self, chosen: Chosen) -> Vectors:
+        pictures = self._encoded(chosen["image"])
+        v = pictures[self._references]
+        return Vectors(v=v, u=self._encoded(chosen["text"]), pictures=pictures)
 
     def _encoded(self, candidate: Candidate) -> np.ndarray:
         """Return all pictures' vectors, or all captions', once for each candidate."""
@@ -145,15 +150,17 @@ class Judge:
 
     def _agreement(self, vectors: Vectors) -> float:
         """Compare the best 10 of each query, its own reference left out."""
-        split = self.calibration.split
-        row = {picture: k for k, picture in enumerate(split.pictures)}
-        own = [row[query.reference] for query in split.queries]
-        ranked = []
-        for found in (self._exact, vectors):
-            scores = self._queries(found) @ found.pictures.T  # (queries, pictures)
-            scores[np.arange(len(own)), own] = -np.inf
-            ranked.append(scores)
-        return top_agreement(*ranked)
+        return top_agreement(self._exact_scores, self._scores(vectors))
+
+    @cached_property
+    def _exact_scores(self) -> np.ndarray:
+        return self._scores(self._exact)
+
+    def _scores(self, vectors: Vectors) -> np.ndarray:
+        """Score every picture but its own reference for each query: (queries, pictures)."""
+        scores = self._queries(vectors) @ vectors.pictures.T
+        scores[np.arange(len(scores)), self._references] = -np.inf
+        return scores
 
     def _queries(self, vectors: Vectors) -> np.ndarray:
         """Return composed queries, or the pictures alone where nobody says anything."""

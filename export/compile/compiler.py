@@ -28,11 +28,6 @@ from cir_rt.export.compile.options import CompileOptions, capabilities
 from cir_rt.kernels.cuda import Device
 
 
-def default_cache() -> Path:
-    """Return where plans and timings are kept unless said: $XDG_CACHE_HOME/cir-rt."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cir-rt"
-
-
 def compile_plan(
     path: Path, cache: Path, options: CompileOptions, *, progress: Progress | None = None
 ) -> Plan:

@@ -20,10 +20,11 @@ from cir_rt.config import from_dict, to_dict
 from cir_rt.engines.plan import Plan, Range
 from cir_rt.engines.protocol import TensorSpec
 from cir_rt.errors import BackendMissing, CompileError, UsageError
-from cir_rt.export.compile.compiler import compile_plan, default_cache
+from cir_rt.export.compile.compiler import compile_plan
 from cir_rt.export.compile.graph import Graph
 from cir_rt.export.compile.options import GPUS, CompileOptions
 from cir_rt.kernels import cuda
+from cir_rt.kernels.build import default_cache
 
 BUCKETS = (
     {"batch": Range(minimum=1, optimum=1, maximum=1)},

@@ -12,10 +12,10 @@ import onnx
 
 from cir_rt.bundle import Target
 from cir_rt.calibration.gate import cosines
-from cir_rt.calibration.quantize import Quantizer, quantizable
+from cir_rt.calibration.quantize import quantizable
 from cir_rt.calibration.recipe import Recipe, candidates
-from cir_rt.calibration.samples import BATCH, Samples
-from cir_rt.export.build.candidates import Candidate, measured
+from cir_rt.calibration.samples import Samples
+from cir_rt.export.build.candidates import Candidate, QuantizedGraphs, measured
 from cir_rt.export.build.options import BuildOptions
 from cir_rt.machine import instruction_set, versions
 
@@ -32,10 +32,7 @@ class OnnxRuntimeBackend:
         self, options: BuildOptions, samples: Samples, scratch: Path, limits: Mapping[str, int]
     ) -> None:
         self.options = options
-        self.samples = samples
-        self.scratch = scratch
-        self._quantizers: dict[str, Quantizer] = {}  # role -> one that remembers its ranges
-        self._count = 0  # of graphs written
+        self._graphs = QuantizedGraphs(samples, scratch)
 
     def fp32(self, reference: Candidate) -> Candidate:
         """Return the reference: it runs on the target itself."""
@@ -54,14 +51,11 @@ class OnnxRuntimeBackend:
         self, exact: Candidate, recipe: Recipe, *, probe: int | None = None
     ) -> Candidate | None:
         """Return the role by one recipe; None where it would quantize nothing."""
-        role, feeds = exact.role, self.samples.feeds(exact.role)
-        quantizer = self._quantizers.setdefault(role, Quantizer(exact.path, feeds))
-        self._count += 1
-        path = self.scratch / f"{role}.{self._count}.onnx"
-        if not quantizer.write(recipe, path):
+        path = self._graphs.write(exact, recipe)
+        if path is None:
             return None
-        some = feeds if probe is None else feeds[: -(-probe // BATCH)]
-        found = measured(role, path, some, self.options.threads, recipe.precision, recipe)
+        feeds = self._graphs.feeds(exact.role, probe)
+        found = measured(exact.role, path, feeds, self.options.threads, recipe.precision, recipe)
         if probe is not None:
             path.unlink()  # a search tries a dozen, each as large as the model
         return found

@@ -18,18 +18,18 @@ import onnx
 
 from cir_rt.bundle import Target
 from cir_rt.calibration.fitness import unfit_for_tensorrt
-from cir_rt.calibration.quantize import Quantizer
 from cir_rt.calibration.recipe import Recipe, tensorrt_candidates
-from cir_rt.calibration.samples import BATCH, Samples
+from cir_rt.calibration.samples import Samples
 from cir_rt.engines.plan import Plan, Profile, Range
 from cir_rt.engines.protocol import Engine
 from cir_rt.engines.tensorrt import TensorRtEngine
 from cir_rt.engines.tensorrt_packages import PACKAGES
 from cir_rt.errors import BackendMissing, CompileError
-from cir_rt.export.build.candidates import Candidate, Feeds, measured
+from cir_rt.export.build.candidates import Candidate, Feeds, QuantizedGraphs, measured
 from cir_rt.export.build.options import BuildOptions
-from cir_rt.export.compile.compiler import compile_plan, default_cache
+from cir_rt.export.compile.compiler import compile_plan
 from cir_rt.export.compile.options import CompileOptions, capabilities
+from cir_rt.kernels.build import default_cache
 from cir_rt.kernels.cuda import Device, device_index
 from cir_rt.machine import versions
 
@@ -46,20 +46,20 @@ class TensorRtBackend:
 
         Raises BackendMissing where the package or, for TensorRT itself, the GPU is not there.
         """
-        self.options, self.samples, self.scratch, self.limits = options, samples, scratch, limits
+        self.options, self.limits = options, limits
         self.package = PACKAGES[options.backend]
         self._settings = CompileOptions(package=options.backend, arch=options.arch)
         self.capabilities = capabilities(self._settings)
         self.version = self.package.load().__version__
         self.timed = self._here() in self.capabilities
-        self._quantizers: dict[str, Quantizer] = {}  # role -> one that remembers its ranges
-        self._count = 0  # of graphs written
+        self._graphs = QuantizedGraphs(samples, scratch)
+        self._plans: dict[Path, Plan] = {}  # by their graph
 
     def fp32(self, reference: Candidate) -> Candidate:
         """Return the reference on the GPU, where it is at hand."""
         if not self.timed:
             return reference
-        return self._on_gpu(reference, "fp32", self.samples.feeds(reference.role))
+        return self._on_gpu(reference, "fp32", self._graphs.feeds(reference.role))
 
     def candidates(self, reference: Candidate, precision: str) -> list[Candidate]:
         """Return the graphs in a precision by name; none for FP32.
@@ -80,18 +80,15 @@ class TensorRtBackend:
         self, exact: Candidate, recipe: Recipe, *, probe: int | None = None
     ) -> Candidate | None:
         """Return the role by one recipe; None where it would quantize nothing."""
-        role, feeds = exact.role, self.samples.feeds(exact.role)
-        quantizer = self._quantizers.setdefault(role, Quantizer(exact.path, feeds))
-        self._count += 1
-        path = self.scratch / f"{role}.{self._count}.onnx"
-        if not quantizer.write(recipe, path) and recipe.format != "fp16":
+        path = self._graphs.write(exact, recipe)
+        if path is None:
             return None
         if faults := unfit_for_tensorrt(onnx.load(path)):
             raise CompileError(f"{path.name}: {'; '.join(faults)}")
-        some = feeds if probe is None else feeds[: -(-probe // BATCH)]
+        feeds = self._graphs.feeds(exact.role, probe)
         if self.timed:
-            return self._on_gpu(replace(exact, path=path, recipe=recipe), recipe.precision, some)
-        return measured(role, path, some, self.options.threads, recipe.precision, recipe)
+            return self._on_gpu(replace(exact, path=path, recipe=recipe), recipe.precision, feeds)
+        return measured(exact.role, path, feeds, self.options.threads, recipe.precision, recipe)
 
     def install(self, candidate: Candidate, folder: Path) -> str:
         """Copy the plan; its facts are `plan`'s."""
@@ -139,8 +136,10 @@ class TensorRtBackend:
         )
 
     def _compiled(self, path: Path) -> Plan:
-        settings = replace(self._settings, profiles=self._profiles(path))
-        return compile_plan(path, default_cache(), settings)
+        if path not in self._plans:
+            settings = replace(self._settings, profiles=self._profiles(path))
+            self._plans[path] = compile_plan(path, default_cache(), settings)
+        return self._plans[path]
 
     def _profiles(self, path: Path) -> tuple[Profile, ...]:
         """Return a profile for each tuned batch; other free dimensions are tuned to their limit."""
