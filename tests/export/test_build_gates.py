@@ -66,7 +66,7 @@ def turned(model: onnx.ModelProto) -> None:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, replacement: type) -> None:
-    monkeypatch.setattr("cir_rt.export.build.backends.onnxruntime.Quantizer", replacement)
+    monkeypatch.setattr("cir_rt.export.build.candidates.Quantizer", replacement)
 
 
 def test_the_twins_are_found(twins: Path, tmp_path: Path) -> None:
