@@ -19,22 +19,24 @@ from cir_rt.text import Tokenizer
 
 PICTURES = 512  # that ranges are taken from
 WRITTEN = 704  # of these a quarter at most is held back for the gates
+ANSWERS = 16  # right answers of a query that are written: Fashion200K has hundreds for some
 SPLIT = "calibration"
 
 
 def write_samples(dataset: Dataset, split: Split, folder: Path, *, side: int, seed: int) -> None:
     """Write a `triplets` folder of at most 704 pictures of the split, and the queries among them.
 
-    Queries are taken whole, in a random order, until the pictures are enough; pictures are scaled
-    down to `side` pixels (the longer one).
+    Queries are taken with up to 16 right answers each, in a random order, until the pictures are
+    enough; pictures are scaled down to `side` pixels (the longer one).
     """
     rng = np.random.default_rng(seed)
     pictures: dict[str, None] = {}
     for k in rng.permutation(len(split.queries)):
         query = split.queries[k]
-        if len(pictures) + 1 + len(query.targets) > WRITTEN:
+        shown = [query.reference, *query.targets[:ANSWERS]]
+        if len(pictures) + len(shown) > WRITTEN:
             break
-        pictures.update(dict.fromkeys([query.reference, *query.targets]))
+        pictures.update(dict.fromkeys(shown))
     queries = [q for q in split.queries if q.reference in pictures and _inside(q, pictures)]
     check_samples_folder(folder)
     shutil.rmtree(folder, ignore_errors=True)

@@ -87,6 +87,7 @@ def calibration_set(graphs: Checkpoint, folder: Path | None) -> CalibrationSet:
     texts = [text for text in dict.fromkeys(texts) if tokens(text) not in said]
     if not asked.queries or not pictures:
         raise DataError(f"{folder}: too few queries to hold any back. Give more real ones.")
+    dataset.paths(asked.pictures)  # those that are missing are told of before anything is built
     samples = Samples(
         pixels=graphs.config.preprocess(dataset.paths(spread(pictures, PICTURES))),
         ids=tokenizer(spread(texts, PICTURES), truncate=True),
@@ -129,7 +130,7 @@ def _plain(folder: Path, graphs: Checkpoint) -> Dataset:
         keep_reference=False,
         captions="in turns",
         ks=(10,),
-        mean_of=(10,),
+        mean_of=("R@10",),
     )
     split = Split(name="all", protocol=protocol, queries=queries, galleries={"all": tuple(ids)})
     return replace(dataset, splits={"all": {"agreement": split}})

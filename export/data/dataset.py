@@ -10,6 +10,8 @@ from pathlib import Path
 from cir_rt.errors import DataError
 from cir_rt.pictures import SUFFIXES
 
+MIXED = "all"  # the one group of a dataset that ranks one gallery for all queries
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
@@ -19,12 +21,21 @@ class Protocol:
     gallery: str  # which pictures are ranked, in words
     keep_reference: bool
     captions: str  # how several annotators' captions become one query
-    ks: tuple[int, ...]
-    mean_of: tuple[int, ...]
+    ks: tuple[int, ...]  # recall, "R@k"
+    mean_of: tuple[str, ...]  # measures by name, such as "R@10"
+    per_category: bool = False  # one gallery a category, then averaged; else one for all queries
+    subset_ks: tuple[int, ...] = ()  # recall among the query's own subset, "Rs@k"
+    precision_ks: tuple[int, ...] = ()  # mean average precision, "mAP@k"
+    verified: bool = True  # whether the reader has been held against the published files
 
     def __str__(self) -> str:
+        ranked = "per category" if self.per_category else "mixed"
         kept = "kept" if self.keep_reference else "removed"
-        return f"{self.name}: gallery {self.gallery}; reference {kept}; captions {self.captions}"
+        doubt = "" if self.verified else "; layout not verified against the published files"
+        return (
+            f"{self.name}: gallery {self.gallery}, {ranked}; reference {kept}; "
+            f"captions {self.captions}{doubt}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +44,10 @@ class Query:
 
     reference: str
     captions: tuple[str, ...]
-    targets: tuple[str, ...]
+    targets: tuple[str, ...]  # empty where the truth is not published
     group: str
+    subset: tuple[str, ...] = ()  # the pictures that subset recall ranks, the reference not one
+    key: str = ""  # the dataset's own name of the query, where a server asks for it
 
     @property
     def text(self) -> str:
@@ -55,6 +68,12 @@ class Split:
     protocol: Protocol
     queries: tuple[Query, ...]
     galleries: Mapping[str, tuple[str, ...]]  # group -> picture ids
+    spare: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as galleries, unranked
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether the right answers are published."""
+        return any(query.targets for query in self.queries)
 
     @cached_property
     def pictures(self) -> tuple[str, ...]:
@@ -74,7 +93,9 @@ class Dataset:
         str, Mapping[str, Split]
     ]  # split -> protocol -> Split; first protocol is default
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # id -> descriptive phrases
+    products: Mapping[str, str] = field(default_factory=dict)  # id -> the product that it shows
     images: str = "images"  # the pictures' folder, below `folder`
+    by_name: bool = False  # ids are file names, in whatever folder below `images`; else paths
 
     def split(self, name: str, protocol: str | None = None) -> Split:
         """Return a split under one protocol. Raises DataError naming those that exist."""
@@ -87,22 +108,31 @@ class Dataset:
             raise DataError(f"{self.name} has no protocol '{key}'. It has: {', '.join(protocols)}.")
         return protocols[key]
 
+    def unlabelled(self, split: str) -> tuple[str, ...]:
+        """Return the pictures of a split's lists that none of its queries shows."""
+        found = self.split(split)
+        used = {i for q in found.queries for i in (q.reference, *q.targets)}
+        lists = [*found.galleries.values(), *found.spare.values()]
+        return tuple(dict.fromkeys(i for ids in lists for i in ids if i not in used))
+
     @cached_property
     def _files(self) -> dict[str, Path]:
-        """Pictures by id: the path below their folder without suffix."""
+        """Pictures by id: the path below their folder, or their name alone, without suffix."""
         root = self.folder / self.images
-        return {
-            p.relative_to(root).with_suffix("").as_posix(): p
-            for p in sorted(root.rglob("*"))
-            if p.suffix.lower() in SUFFIXES
-        }
+        files = [p for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        if self.by_name:
+            return {p.stem: p for p in files}
+        return {p.relative_to(root).with_suffix("").as_posix(): p for p in files}
 
     def ids(self) -> list[str]:
         """Return the ids of all pictures in the folder, sorted by path."""
         return list(self._files)
 
     def paths(self, ids: Iterable[str]) -> list[Path]:
-        """Return the pictures' files. Raises DataError with one list of all that are missing."""
+        """Return the pictures' files. Raises DataError with one list of all that are missing.
+
+        The list counts them and names the first ten.
+        """
         ids = list(ids)
         missing = sorted({i for i in ids if i not in self._files})
         if missing:

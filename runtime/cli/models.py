@@ -18,6 +18,9 @@ from cir_rt.cli.command import (
     print_json,
     say,
 )
+from cir_rt.errors import UsageError
+
+CANDIDATES = 50  # that a re-ranker puts in a new order, unless said
 
 
 @command("cir-rt train progressive --data photos/ --out ckpt/ --minutes 40")
@@ -25,20 +28,26 @@ from cir_rt.cli.command import (
 @click.option("--data", type=FOLDER, required=True, help="Dataset folder.")
 @click.option("--out", type=FOLDER, required=True, help="Checkpoint folder to write.")
 @click.option("--config", type=FILE, help="TOML file with the recipe's settings.")
-@click.option("--init", type=FOLDER, help="Checkpoint, or Hugging Face CLIP folder, to start from.")
+@click.option("--init", type=FOLDER, help="Checkpoint, or Hugging Face folder, to start from.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Instead of epochs.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1))
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with the run that --out holds unfinished.")
 def train(recipe: str, as_json: bool, **settings: Any) -> None:
-    """Train a RECIPE (progressive) and write a checkpoint. Needs the extra `export`."""
+    """Train a RECIPE and write a checkpoint. Needs the extra `export`.
+
+    RECIPE is progressive, limn, limn-plus, rerank-prune (stage I of re-ranking) or rerank (II).
+    """
     needs_torch()
     from cir_rt.export.data.formats import open_dataset
-    from cir_rt.export.train.recipes import read_recipe
-    from cir_rt.export.train.run import train as run
+    from cir_rt.export.train.limn_plus import train_limn_plus
+    from cir_rt.export.train.recipes import LimnPlus, read_recipe
+    from cir_rt.export.train.run import train as train_once
 
     values = read_recipe(recipe, settings.pop("config"))
+    run: Any = train_limn_plus if isinstance(values, LimnPlus) else train_once
     dataset = open_dataset(settings.pop("data"))
     with bar(1000, "training") as shown:
         result = run(
@@ -50,8 +59,10 @@ def train(recipe: str, as_json: bool, **settings: Any) -> None:
         )
     facts = {
         "checkpoint": str(result.folder),
-        "epochs": result.epochs,
+        "steps": result.steps,
+        "minutes": round(result.seconds / 60, 2),
         "parameters": result.parameters,
+        "validation": result.score,
     }
     print_facts(facts, as_json)
 
@@ -62,37 +73,85 @@ def train(recipe: str, as_json: bool, **settings: Any) -> None:
 @click.option("--split", default="val", show_default=True)
 @click.option("--protocol", help="Of those that the dataset knows; its own unless said.")
 @click.option("--weight", type=click.FloatRange(0, 1), help="1 picture only, 0 words only.")
+@click.option("--reranker", type=FOLDER, help="Checkpoint of the recipe rerank.")
+@click.option("--rerank", type=click.IntRange(min=1), help=f"Candidates; {CANDIDATES} unless said.")
+@click.option("--submission", type=FOLDER, help="Folder for the files that CIRR's server scores.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1))
 def evaluate(
-    model: Path,
     data: Path,
     split: str,
     protocol: str | None,
-    weight: float | None,
-    device: str,
-    threads: int | None,
+    submission: Path | None,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Measure recall of MODEL, a checkpoint or a bundle, by the dataset's own protocol."""
+    from cir_rt.export import evaluate as evaluation
     from cir_rt.export.data.formats import open_dataset
-    from cir_rt.export.evaluate import evaluate as run
-    from cir_rt.export.evaluate import open_model
+    from cir_rt.export.submission import check_submittable, write_submission
 
+    if asked["rerank"] and not asked["reranker"]:
+        raise UsageError("--rerank needs the re-ranker:  --reranker CKPT")
     dataset = open_dataset(data)
     chosen = dataset.split(split, protocol)
-    report = run(open_model(model, device, threads), dataset, chosen, weight=weight)
+    if submission:
+        check_submittable(chosen)
+    else:
+        evaluation.check_labelled(dataset.name, chosen)
+    dataset.paths(chosen.pictures)  # those that are missing are told of before a model is opened
+    asked_for = asked.pop("rerank")
+    candidates = (asked_for or CANDIDATES) if asked["reranker"] else 0
+    scored = _scored(dataset, chosen, candidates, **asked)
+    if submission:
+        written = [str(path) for path in write_submission(scored, chosen, submission)]
+        values = {**evaluation.facts(dataset.name, chosen), "submission": written}
+        return print_facts(values, as_json)
+    report = evaluation.report(scored, dataset.name, chosen, rerank=candidates)
     if as_json:
         return print_json(report.to_json())
+    return _print_report(report)
+
+
+def _scored(
+    dataset: Any,
+    split: Any,
+    candidates: int,
+    *,
+    model: Path,
+    reranker: Path | None,
+    device: str,
+    threads: int | None,
+    weight: float | None,
+) -> Any:
+    """Ask the model, then the re-ranker where there is one."""
+    from cir_rt.export import evaluate as evaluation
+
+    encoder = evaluation.open_model(model, device, threads)
+    scored = evaluation.ask(encoder, dataset, split, weight=weight)
+    if not reranker:
+        return scored
+    needs_torch()
+    from cir_rt.export.checkpoint import open_checkpoint
+    from cir_rt.export.models.scorer import open_scorer
+    from cir_rt.export.rerank import reranked
+
+    scorer = open_scorer(open_checkpoint(reranker), device=device, threads=threads)
+    return reranked(scored, scorer, dataset, split, candidates)
+
+
+def _print_report(report: Any) -> None:
+    """Print a table, a line a group."""
     from cir_rt.report import table
 
-    click.echo(f"{dataset.name} {split}, {chosen.protocol}")
+    split = report.split
+    click.echo(f"{report.dataset} {split.name}, {split.protocol}")
     rows = [[name, *values.values()] for name, values in report.groups.items()]
     if len(rows) > 1:
-        rows.append(["average", *report.recall.values()])
-    click.echo(table(["group", *report.recall], rows))
-    click.echo(f"mean {report.mean:.2f} over {len(chosen.queries)} queries")
-    return None
+        rows.append(["average", *report.measures.values()])
+    click.echo(table(["group", *report.measures], rows))
+    order = f", {report.rerank} candidates re-ranked" if report.rerank else ""
+    click.echo(f"mean {report.mean:.2f} over {len(split.queries)} queries{order}")
 
 
 @command("cir-rt export ckpt/ --out graphs/")

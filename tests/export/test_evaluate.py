@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cir_rt.errors import DataError
+from cir_rt.export import evaluate as evaluation
 from cir_rt.export.checkpoint import Checkpoint
 from cir_rt.export.data.dataset import Dataset, Protocol, Query, Split
-from cir_rt.export.evaluate import encode, evaluate, score
+from cir_rt.export.evaluate import Scored, encode, evaluate, products, report, score
 from cir_rt.export.models.encoder import open_encoder
 
 KS = (1, 2, 5)
@@ -24,7 +26,7 @@ def protocol(keep_reference: bool) -> Protocol:
         keep_reference=keep_reference,
         captions="single",
         ks=KS,
-        mean_of=(1, 5),
+        mean_of=("R@1", "R@5"),
     )
 
 
@@ -149,6 +151,95 @@ def test_the_report_has_the_fields_of_the_contract() -> None:
     assert "reference removed" in values["protocol"]
     assert set(values["recall"]) == {"R@1", "R@2", "R@5"}
     assert set(values["groups"]) == {"a", "b", "c"}
+
+
+def richer(rng: np.random.Generator) -> Split:
+    """The made split with subsets, the reference not in them, and precision."""
+    split = made(rng, keep_reference=False)
+    rules = replace(
+        split.protocol, subset_ks=(1, 2), precision_ks=(3,), mean_of=("R@5", "Rs@1", "mAP@3")
+    )
+    queries = []
+    for query in split.queries:
+        others = [i for i in split.galleries[query.group] if i != query.reference]
+        subset = rng.choice(others, min(4, len(others)), replace=False)
+        queries.append(replace(query, subset=tuple(map(str, subset))))
+    return replace(split, protocol=rules, queries=tuple(queries))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_subsets_and_precision_are_what_sorting_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    split = richer(rng)
+    queries = rng.integers(-3, 4, (len(split.queries), 3)).astype(np.float32)
+    pictures = rng.integers(-3, 4, (len(split.pictures), 3)).astype(np.float32)
+    report = score(queries, pictures, "made", split)
+    values: dict[str, list[list[float]]] = {group: [] for group in split.galleries}
+    for vector, query in zip(queries, split.queries, strict=True):
+        gallery = split.galleries[query.group]
+        scored = [
+            (-float(vector @ pictures[split.pictures.index(i)]), row, i)
+            for row, i in enumerate(gallery)
+            if i != query.reference
+        ]
+        ranked = [i for _, _, i in sorted(scored)]
+        subset = [i for i in ranked if i in query.subset]
+        hits = [i in query.targets for i in ranked[:3]]
+        precision = sum(sum(hits[: k + 1]) / (k + 1) for k in range(len(hits)) if hits[k])
+        values[query.group].append(
+            [
+                *(bool(set(subset[:k]) & set(query.targets)) for k in (1, 2)),
+                precision / max(1, min(3, len(query.targets))),
+            ]
+        )
+    for group, rows in values.items():
+        expected = dict(zip(["Rs@1", "Rs@2", "mAP@3"], 100 * np.mean(rows, axis=0), strict=True))
+        for name, value in expected.items():
+            assert report.groups[group][name] == pytest.approx(value, abs=0.006)
+    assert report.mean == pytest.approx(
+        (report.recall["R@5"] + report.subset["Rs@1"] + report.precision["mAP@3"]) / 3, abs=0.006
+    )
+    told = report.to_json()
+    assert (told["subset"], told["map"]) == (report.subset, report.precision)
+    assert set(told["recall"]) == {"R@1", "R@2", "R@5"}
+
+
+def test_blocks_of_any_size_and_order_give_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    split = richer(rng)
+    queries = rng.standard_normal((len(split.queries), 5)).astype(np.float32)
+    pictures = rng.standard_normal((len(split.pictures), 5)).astype(np.float32)
+    whole = score(queries, pictures, "made", split)
+    monkeypatch.setattr(evaluation, "BLOCK", 3)
+    blocks = list(products(queries, pictures, split))
+    assert max(len(block.queries) for block in blocks) == 3
+    assert report(reversed(blocks), "made", split).to_json() == whole.to_json()
+
+
+def test_scores_may_come_from_elsewhere() -> None:
+    """A re-ranker hands in scores of its own; the report says how many it looked at."""
+    scores = np.array([[0.2, 0.9, 0.4]], np.float32)  # of c, b, a
+    block = Scored(group="all", queries=np.array([0]), scores=scores)
+    told = report([block], "made", tiny(), rerank=2)
+    assert told.recall["R@1"] == 100
+    assert told.to_json()["rerank"] == 2
+
+
+def test_a_group_that_nobody_asks_does_not_count() -> None:
+    split = tiny(targets=["b"])
+    split = replace(split, galleries={**split.galleries, "other": ("x", "y")})
+    ones = np.ones((5, 2), np.float32)
+    assert set(score(ones[:1], ones, "made", split).groups) == {"all"}
+
+
+def test_a_split_without_targets_is_refused_before_any_work(tmp_path: Path) -> None:
+    """Nothing is encoded: there is no encoder here."""
+    split = tiny(targets=())
+    dataset = Dataset(name="made", folder=tmp_path, splits={"val": {"made": split}})
+    with pytest.raises(DataError, match=r"made val: its right answers are not published"):
+        evaluate(None, dataset, split)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="not published"):
+        report([], "made", split)
 
 
 def test_encode_lines_up_with_the_split(drawn: Dataset, checkpoint: Checkpoint) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +68,50 @@ def test_unknown_splits_and_protocols_are_named(folder: Path) -> None:
     dataset = open_dataset(folder)
     with pytest.raises(DataError, match=r"no split 'test'\. It has: val\."):
         dataset.split("test")
-    with pytest.raises(DataError, match=r"'mixed'\. It has: original, val-split\."):
+    with pytest.raises(DataError, match=r"'mixed'\. It has: original, original-e.*, val-split"):
         dataset.split("val", "mixed")
 
 
-def test_a_split_without_targets_is_left_out(folder: Path) -> None:
+def test_the_protocols_differ_by_gallery_and_reference(folder: Path) -> None:
+    """Galleries "original" and "val-split", reference kept or removed, are four protocols."""
+    dataset = open_dataset(folder)
+    facts = {
+        name: (split.protocol.keep_reference, sum(map(len, split.galleries.values())))
+        for name, split in dataset.splits["val"].items()
+    }
+    assert facts == {
+        "original": (True, 8),
+        "original-excluded": (False, 8),
+        "val-split": (True, 5),
+        "val-split-excluded": (False, 5),
+    }
+    told = str(dataset.split("val", "val-split-excluded").protocol)
+    assert "per category; reference removed" in told
+    assert '"a and b"' in told
+
+
+def test_a_split_without_targets_can_be_ranked_alone(folder: Path) -> None:
+    """The galleries of used pictures need targets, so that they are not offered."""
     dump(folder / "captions/cap.dress.test.json", [{"candidate": "a", "captions": ["x", "y"]}])
-    assert list(open_dataset(folder).splits) == ["val"]
-    for path in (folder / "captions").glob("*.val.json"):
-        path.unlink()
-    with pytest.raises(DataError, match="no captions with targets"):
+    dump(folder / "image_splits/split.dress.test.json", ["a", "b"])
+    dataset = open_dataset(folder)
+    assert set(dataset.splits) == {"test", "val"}
+    assert list(dataset.splits["test"]) == ["original", "original-excluded"]
+    split = dataset.split("test")
+    assert not split.labelled
+    assert dataset.split("val").labelled
+    assert split.queries[0].targets == ()
+    assert split.pictures == ("a", "b")
+
+
+def test_a_split_that_is_labelled_in_part_is_refused(folder: Path) -> None:
+    dump(folder / "captions/cap.shirt.val.json", [{"candidate": "x", "captions": ["x", "y"]}])
+    with pytest.raises(DataError, match="some captions of val have targets"):
         open_dataset(folder)
+
+
+def test_pictures_that_no_query_shows_are_unlabelled(folder: Path) -> None:
+    assert open_dataset(folder).unlabelled("val") == ("d", "w", "z")
 
 
 def test_missing_pictures_are_listed_at_once(folder: Path) -> None:
@@ -165,13 +199,16 @@ def test_another_layout_beside_it_is_not_taken(drawn: Dataset, tmp_path: Path) -
 def test_real_annotations_have_their_published_counts(real_data: Path) -> None:
     folder = real_data / "annotations/fashioniq"
     dataset = open_dataset(folder)
-    assert list(dataset.splits) == ["train", "val"]  # test has no targets
+    assert list(dataset.splits) == ["test", "train", "val"]
+    assert not dataset.split("test").labelled
+    assert len(dataset.split("test").queries) == 6118
     original, used = dataset.split("val"), dataset.split("val", "val-split")
     assert len(original.queries) == len(used.queries) == 6016
     assert _sizes(original.galleries) == {"dress": 3817, "shirt": 6346, "toptee": 5373}
     assert _sizes(used.galleries) == {"dress": 2628, "shirt": 3089, "toptee": 2902}
     train = dataset.split("train")
-    assert len(train.queries) == 18000
+    counts = Counter(query.group for query in train.queries)
+    assert counts == {"dress": 5985, "shirt": 5988, "toptee": 6027}
     assert _sizes(train.galleries) == {"dress": 11452, "shirt": 19036, "toptee": 16121}
     for query in original.queries:
         gallery = set(used.galleries[query.group])

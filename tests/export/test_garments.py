@@ -125,12 +125,23 @@ def test_layout_is_fashioniqs(folder: Path) -> None:
 def test_labels_cover_every_picture(folder: Path) -> None:
     with (folder / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", "article", *ATTRIBUTES, "title"]
+    assert list(rows[0]) == ["id", "article", *ATTRIBUTES, "title", "group"]
     assert {row["id"] for row in rows} == {path.stem for path in (folder / "images").iterdir()}
     for row in rows:
         assert row["id"].startswith(row["article"] + "-")
         assert row["title"].lower().startswith(f"{row['colour']} {row['pattern']}")
         assert all(row[name] in values(row["article"], name) for name in ATTRIBUTES)
+
+
+def test_pictures_of_one_garment_are_one_product(folder: Path) -> None:
+    with (folder / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    shown: dict[str, set[tuple[str, ...]]] = {}
+    for row in rows:
+        own = tuple(v for k, v in row.items() if k not in ("id", "group"))
+        shown.setdefault(row["group"], set()).add(own)
+    assert all(len(garments) == 1 for garments in shown.values())
+    assert len(shown) < len(rows)
 
 
 def test_bytes_do_not_depend_on_workers(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,19 @@ def test_reading_does_not_stop_at_the_first_pictures(
     last = checkpoint.config.preprocess(drawn.paths(split.pictures[-limit // 2 :]))
     shown = {row.tobytes() for row in read.pixels}
     assert shown & {row.tobytes() for row in last}
+
+
+def test_a_query_with_hundreds_of_answers_is_written_with_some(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    ids = [f"{k:03d}" for k in range(800)]
+    first = images / f"{ids[0]}.png"
+    Image.new("RGB", (4, 4), "red").save(first)
+    for name in ids[1:]:
+        (images / f"{name}.png").symlink_to(first)
+    line = {"reference": ids[0], "caption": "in red", "targets": ids[1:]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(line))
+    dataset = open_dataset(tmp_path)
+    write_samples(dataset, dataset.split("train"), tmp_path / "samples", side=4, seed=0)
+    (query,) = open_dataset(tmp_path / "samples").split("calibration").queries
+    assert len(query.targets) == 16

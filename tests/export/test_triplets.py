@@ -84,6 +84,40 @@ def test_galleries_without_queries_are_an_error(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def grouped(reference: str, target: str, group: str | int) -> str:
+    return json.dumps(
+        {"reference": reference, "caption": "in red", "targets": [target], "group": group}
+    )
+
+
+def test_training_lines_tell_which_pictures_show_one_product(tmp_path: Path) -> None:
+    made(tmp_path, grouped("x", "y", "of val"))
+    lines = [grouped("a", "b", 1), grouped("b", "a", 1), line("c", targets=["d"])]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    assert open_dataset(tmp_path).products == {"a": "1", "b": "1"}
+    (tmp_path / "labels.csv").write_text("id,group,colour\na,shoe,red\nz,shoe,blue\n")
+    assert open_dataset(tmp_path).products == {"a": "shoe", "z": "shoe"}
+
+
+def test_a_picture_of_two_products_is_named(tmp_path: Path) -> None:
+    lines = grouped("a", "b", "one"), grouped("c", "b", "two")
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="picture b is in the groups one and two"):
+        open_dataset(tmp_path)
+
+
+def test_pictures_for_self_training_are_listed_apart(tmp_path: Path) -> None:
+    """They are neither ranked nor encoded in an evaluation."""
+    made(tmp_path, line("a", targets=["b"]))
+    (tmp_path / "train.jsonl").write_text(line("t", targets=["u"]))
+    (tmp_path / "gallery.train.txt").write_text("t\nu\nv\n")
+    (tmp_path / "unlabelled.train.txt").write_text("w\nt\nv\n")
+    dataset = open_dataset(tmp_path)
+    assert dataset.unlabelled("train") == ("v", "w")
+    assert dataset.unlabelled("val") == ("c",)
+    assert dataset.split("train").pictures == ("t", "u", "v")
+
+
 def test_real_product_photos(real_data: Path) -> None:
     dataset = open_dataset(real_data / "fpi")
     val, train = dataset.split("val"), dataset.split("train")
@@ -97,3 +131,6 @@ def test_real_product_photos(real_data: Path) -> None:
         assert {query.reference, *query.targets} <= gallery
         assert query.reference not in query.targets
     assert len(dataset.paths(val.pictures)) == 2146
+    assert set(dataset.products) == set(train.pictures)
+    assert len(set(dataset.products.values())) == 891
+    assert (len(dataset.unlabelled("train")), len(dataset.unlabelled("val"))) == (0, 1640)

@@ -22,7 +22,7 @@ from cir_rt.export.data.garments.drawing import draw
 from cir_rt.export.data.garments.families import Member, gallery, pairs
 from cir_rt.export.data.garments.scenes import Scene
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 PICTURES: Final[Mapping[str, int]] = MappingProxyType({"train": 1500, "val": 400})
 QUERIES: Final[Mapping[str, int]] = MappingProxyType({"train": 6000, "val": 200})
 _QUALITY: Final = 90
@@ -143,11 +143,13 @@ def _draw_batch(images: Path, batch: list[_Picture]) -> int:
 def _write_labels(path: Path, plan: list[_Picture]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["id", "article", *ATTRIBUTES, "title"])
+        rows.writerow(["id", "article", *ATTRIBUTES, "title", "group"])
+        products: dict[Garment, int] = {}  # pictures of one garment differ in pose and light
         for picture in plan:
             garment = picture.garment
             own = [garment[name] for name in ATTRIBUTES]
-            rows.writerow([picture.name, garment.article, *own, title(garment)])
+            product = products.setdefault(garment, len(products))
+            rows.writerow([picture.name, garment.article, *own, title(garment), product])
 
 
 def _write_json(path: Path, content: object) -> None:
