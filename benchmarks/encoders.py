@@ -31,7 +31,8 @@ from cir_rt.export.build.candidates import reference
 from cir_rt.export.checkpoint import CALIBRATION, ModelConfig, TowerSpec, open_checkpoint
 from cir_rt.export.data.formats import open_dataset
 from cir_rt.export.demo import LOCATION
-from cir_rt.export.models.build import CirModel, save_model
+from cir_rt.export.models.storage import save_model
+from cir_rt.export.models.systems import build_model
 from cir_rt.export.onnx_export import export_graphs
 from cir_rt.export.samples import read_samples
 from cir_rt.machine import environment
@@ -108,7 +109,7 @@ def export(scratch: Path, layers: int) -> Path:
         context=77,
         preprocess=Preprocess(size=224),
     )
-    save_model(CirModel(config), tokenizer, scratch / "checkpoint")
+    save_model(build_model(config), tokenizer, scratch / "checkpoint")
     export_graphs(open_checkpoint(scratch / "checkpoint"), scratch / "graphs")
     return scratch / "graphs"
 

@@ -114,8 +114,9 @@ def vit(dataset: Dataset, scratch: Path) -> Path:
     """Return a bundle whose image tower is a ViT-B/32 that nobody trained; made where missing."""
     from cir_rt.export.build import BuildOptions, build_engine
     from cir_rt.export.checkpoint import ModelConfig, TowerSpec, open_checkpoint
-    from cir_rt.export.models.build import CirModel, save_model
-    from cir_rt.export.models.clip import MEAN, STD
+    from cir_rt.export.models.storage import save_model
+from cir_rt.export.models.systems import build_model
+    from cir_rt.export.models.huggingface import MEAN, STD
     from cir_rt.export.onnx_export import export_graphs
     from cir_rt.export.samples import write_samples
     from cir_rt.export.train.vocabulary import learn
@@ -135,7 +136,7 @@ def vit(dataset: Dataset, scratch: Path) -> Path:
         context=32,
         preprocess=Preprocess(size=224, fit="crop", mean=MEAN, std=STD),
     )
-    save_model(CirModel(config), checkpoint / "tokenizer.json", checkpoint)
+    save_model(build_model(config), checkpoint / "tokenizer.json", checkpoint)
     write_samples(dataset, split, checkpoint / "calibration", side=224, seed=0)
     export_graphs(open_checkpoint(checkpoint), graphs)
     loose = {"max_recall_drop": 100.0, "min_cosine": -1.0, "min_agreement": 0.0}

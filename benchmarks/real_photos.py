@@ -75,7 +75,7 @@ def main(
         )
         result = {
             "train_minutes": round((time.perf_counter() - start) / 60, 2),
-            "epochs": trained.epochs,
+            "steps": trained.steps,
             "parameters": trained.parameters,
         }
     result |= measure(data, out, threads, say)

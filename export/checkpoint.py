@@ -20,7 +20,7 @@ CALIBRATION = "calibration"  # a small dataset of training pictures and queries,
 
 @dataclass(frozen=True, kw_only=True)
 class TowerSpec:
-    """A tower by kind (`cir_rt.export.models.build.TOWERS`) and that kind's own settings."""
+    """A tower by kind (`cir_rt.export.models.storage.TOWERS`) and that kind's own settings."""
 
     kind: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -32,9 +32,10 @@ class ModelConfig:
 
     format: int = FORMAT
     system: str = "progressive"
-    dim: int = 256
+    dim: int = 256  # of a gallery's vectors
     image: TowerSpec
     text: TowerSpec
+    composer: Mapping[str, Any] = field(default_factory=dict)  # the system's own settings
     context: int = 48  # most tokens that the text tower reads
     pad_id: int = 0
     temperature: float = 1.0  # of the composition's softmax
@@ -70,13 +71,14 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
 
 
-def is_clip_folder(folder: Path) -> bool:
-    """Tell whether the folder is a Hugging Face CLIP checkpoint."""
+def hugging_face_kind(folder: Path) -> str | None:
+    """Return "clip" or "blip" for a Hugging Face checkpoint of that kind, else None."""
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return values.get("model_type") == "clip"
+        return None
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    return kind if kind in ("clip", "blip") else None
 
 
 def open_checkpoint(folder: str | Path) -> Checkpoint:

@@ -30,7 +30,8 @@ from cir_rt.engines.onnxruntime import OnnxRuntimeEngine
 from cir_rt.errors import CheckpointError
 from cir_rt.export.checkpoint import CALIBRATION, TOKENIZER, WEIGHTS, Checkpoint
 from cir_rt.export.data.formats import open_dataset
-from cir_rt.export.models.build import CirModel, load_model, save_model
+from cir_rt.export.models.storage import load_model, save_model
+from cir_rt.export.models.systems import CirModel
 from cir_rt.export.samples import read_samples
 
 OPSET = 18

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
@@ -20,13 +17,10 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from cir_rt.errors import CheckpointError
 from cir_rt.export.checkpoint import ModelConfig, TowerSpec
+from cir_rt.export.models.encoded import Encoded
+from cir_rt.export.models.huggingface import open_folder, plain_values, read_preprocess
 from cir_rt.export.models.towers import unit
-from cir_rt.preprocess import Preprocess
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own, where the folder names none
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +30,7 @@ class ClipConfig:
     dim: int = 512
     vocabulary: int = 0
     context: int = 77
+    pad_id: int = 0
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -46,10 +41,16 @@ class ClipImageTower(nn.Module):
         super().__init__()
         values = {**config.values, "projection_dim": config.dim}
         self.clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**values))
+        self.width: int = self.clip.config.hidden_size
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the projected class token, normalised."""
-        return unit(self.clip(pixel_values=pixels).image_embeds)
+        return self.read(pixels).vectors
+
+    def read(self, pixels: Tensor) -> Encoded:
+        """Return the vectors, and the class token with the patches behind it."""
+        seen = self.clip(pixel_values=pixels)
+        return Encoded(vectors=unit(seen.image_embeds), tokens=seen.last_hidden_state)
 
 
 class ClipTextTower(nn.Module):
@@ -60,10 +61,19 @@ class ClipTextTower(nn.Module):
         self.vocabulary = config.vocabulary
         values = {**config.values, "projection_dim": config.dim}
         self.clip = CLIPTextModelWithProjection(CLIPTextConfig(**values))
+        self.width: int = self.clip.config.hidden_size
+        self.pad_id = config.pad_id
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the projected end token, normalised; attention is causal, padding follows it."""
-        return unit(self.clip(input_ids=ids).text_embeds)
+        return self.read(ids).vectors
+
+    def read(self, ids: Tensor) -> Encoded:
+        """Return the vectors, and every token from the start mark to the end mark."""
+        said = self.clip(input_ids=ids)
+        return Encoded(
+            vectors=unit(said.text_embeds), tokens=said.last_hidden_state, mask=ids != self.pad_id
+        )
 
 
 def read_clip(folder: Path, tokenizer: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -72,21 +82,15 @@ def read_clip(folder: Path, tokenizer: Path) -> tuple[ModelConfig, dict[str, Ten
     Writes its tokenizer.json to `tokenizer`. Raises CheckpointError where the folder does not
     load.
     """
-    try:
-        clip = CLIPModel.from_pretrained(folder, local_files_only=True)
-        pieces = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: transformers cannot load it ({error}).") from error
-    tokenizer.parent.mkdir(parents=True, exist_ok=True)
-    pieces.backend_tokenizer.save(str(tokenizer))
+    clip, pieces = open_folder(CLIPModel, folder, tokenizer)
     config: CLIPConfig = clip.config
     model_config = ModelConfig(
         dim=config.projection_dim,
         image=_spec("clip-image", config.vision_config, config.projection_dim),
-        text=_spec("clip-text", config.text_config, config.projection_dim),
+        text=_spec("clip-text", config.text_config, config.projection_dim, pad_id=_pad(pieces)),
         context=config.text_config.max_position_embeddings,
         pad_id=_pad(pieces),
-        preprocess=_preprocess(folder, config.vision_config.image_size),
+        preprocess=read_preprocess(folder, config.vision_config.image_size),
     )
     weights = {}
     for key, tensor in clip.state_dict().items():
@@ -106,23 +110,10 @@ def _pad(pieces: Any) -> int:
     return next(i for i in ids if i is not None and i != pieces.eos_token_id)
 
 
-def _spec(kind: str, config: CLIPVisionConfig | CLIPTextConfig, dim: int) -> TowerSpec:
-    known = type(config)().to_dict()
-    own = config.to_diff_dict() if hasattr(config, "to_diff_dict") else config.to_dict()
-    values = {k: v for k, v in own.items() if k in known and _is_plain(v)}
+def _spec(kind: str, config: CLIPVisionConfig | CLIPTextConfig, dim: int, **more: int) -> TowerSpec:
+    values = plain_values(config)
     values.pop("projection_dim", None)
-    settings: dict[str, Any] = {"dim": dim, "values": values}
+    settings: dict[str, Any] = {"dim": dim, "values": values, **more}
     if isinstance(config, CLIPTextConfig):
         settings |= {"vocabulary": config.vocab_size, "context": config.max_position_embeddings}
     return TowerSpec(kind=kind, settings=settings)
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool)) and not isinstance(value, torch.dtype)
-
-
-def _preprocess(folder: Path, size: int) -> Preprocess:
-    path = folder / "preprocessor_config.json"
-    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    mean, std = values.get("image_mean", MEAN), values.get("image_std", STD)
-    return Preprocess(size=size, fit="crop", mean=tuple(mean), std=tuple(std))

@@ -6,9 +6,12 @@ Source: Zhao, Song, Jin, "Progressive Learning for Image Retrieval with Hybrid-M
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from cir_rt.export.models.encoded import Encoded
 from cir_rt.export.models.towers import unit
 
 
@@ -20,6 +23,21 @@ class WeightedComposition(nn.Module):
         self.hidden = nn.Linear(2 * dim, dim)
         self.gate = nn.Linear(dim, 2)
         self.temperature = temperature
+
+    def pictures(self, seen: Encoded) -> Tensor:
+        """Return what the gallery holds of pictures, and compose reads of a reference, (n, d)."""
+        return seen.vectors
+
+    def words(self, said: Encoded) -> Tensor:
+        """Return what compose reads of captions, (n, d)."""
+        return said.vectors
+
+    def fix(self, weight: float) -> None:
+        """Give the picture this weight, between 0 and 1, in every query; nothing here is learnt."""
+        nn.init.zeros_(self.gate.weight)
+        odds = math.log(weight / (1 - weight)) * self.temperature
+        self.gate.bias.data.copy_(torch.tensor([odds, 0.0]))
+        self.requires_grad_(False)
 
     def logits(self, v: Tensor, u: Tensor) -> Tensor:
         """Return the two log-odds, (n, 2): picture, words."""

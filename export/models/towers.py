@@ -8,14 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cir_rt.export.models.encoded import Encoded
+from cir_rt.export.models.palette import Palette
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvTowerConfig:
-    """A residual convolutional net; a stage halves the side, `blocks` residual blocks each."""
+    """A residual convolutional net; a stage halves the side, `blocks` residual blocks each.
+
+    `palettes` places are looked at for their colour alone (`palette.Palette`), 0 for none.
+    """
 
     stem: int = 32
     widths: tuple[int, ...] = (48, 96, 192)
     blocks: int = 1
+    palettes: int = 0
+    palette_width: int = 96
     dim: int = 256
     dropout: float = 0.0
 
@@ -33,14 +41,52 @@ class ConvTower(nn.Module):
             stages += [_Residual(width, width, stride=1) for _ in range(config.blocks - 1)]
             channels = width
         self.stages = nn.Sequential(*stages)
+        self.blocks = config.blocks
+        pooled = 2 * channels
+        self.width = channels
+        self.palette: Palette | None = None
+        if config.palettes:
+            self.palette = Palette(config.widths, heads=config.palettes, width=config.palette_width)
+            pooled += config.palettes * config.palette_width
+            self.width += config.palette_width
         self.dropout = nn.Dropout(config.dropout)
-        self.project = nn.Linear(2 * channels, config.dim)
+        self.project = nn.Linear(pooled, config.dim)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pool by mean and by maximum, project, normalise."""
-        features = self.stages(self.stem(pixels))
-        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
-        return unit(self.project(self.dropout(pooled)))
+        """Pool by mean and by maximum, and the colours; project, normalise."""
+        features, colours, _ = self._seen(pixels)
+        return self._vectors(features, colours)
+
+    def read(self, pixels: Tensor) -> Encoded:
+        """Return the vectors, and the last stage's places row by row, each with its colours.
+
+        A place's numbers are normalised: attention reads them as they are.
+        """
+        features, colours, codes = self._seen(pixels)
+        places = features
+        if codes is not None:
+            codes = F.adaptive_avg_pool2d(codes, features.shape[-2:])
+            places = torch.cat([features, codes], dim=1)
+        tokens = F.layer_norm(places.flatten(2).mT.float(), (self.width,))
+        return Encoded(vectors=self._vectors(features, colours), tokens=tokens)
+
+    def _seen(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the last stage's features, the pooled colours, and those of every place."""
+        features = self.stem(pixels)
+        stages = []
+        for k, block in enumerate(self.stages, 1):
+            features = block(features)
+            if k % self.blocks == 0:
+                stages.append(features)
+        if self.palette is None:
+            return features, None, None
+        return features, *self.palette(pixels, stages)
+
+    def _vectors(self, features: Tensor, colours: Tensor | None) -> Tensor:
+        pooled = [features.mean((2, 3)), features.amax((2, 3))]
+        if colours is not None:
+            pooled.append(colours)
+        return unit(self.project(self.dropout(torch.cat(pooled, dim=1))))
 
 
 class _ConvNorm(nn.Module):
@@ -95,9 +141,14 @@ class TextTower(nn.Module):
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.project = nn.Linear(config.width, config.dim)
+        self.width = config.width
 
     def forward(self, ids: Tensor) -> Tensor:
         """Read the words in both directions, pool those that are not padding."""
+        return self.read(ids).vectors
+
+    def read(self, ids: Tensor) -> Encoded:
+        """Return the vectors, and the words as the last layer leaves them."""
         keep = ids != self.pad_id  # (n, length)
         bias = torch.zeros(keep.shape, dtype=torch.float32, device=ids.device)
         bias = bias.masked_fill(~keep, -1e4)[:, None, None, :]
@@ -106,8 +157,9 @@ class TextTower(nn.Module):
         for layer in self.layers:
             x = layer(x, bias)
         mask = keep[:, :, None].to(x.dtype)
-        pooled = (self.norm(x) * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return unit(self.project(pooled))
+        words = self.norm(x)
+        pooled = (words * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return Encoded(vectors=unit(self.project(pooled)), tokens=words, mask=keep)
 
 
 class _Layer(nn.Module):

@@ -18,7 +18,7 @@ from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.data.formats import open_dataset
 from cir_rt.export.data.garments import write
-from cir_rt.export.models.build import load_model, save_model
+from cir_rt.export.models.storage import load_model, save_model
 from cir_rt.export.onnx_export import Parity, export_graphs
 from cir_rt.export.train.run import train
 

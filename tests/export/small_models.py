@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from cir_rt.export.checkpoint import Checkpoint, ModelConfig, TowerSpec, open_checkpoint
-from cir_rt.export.models.build import CirModel, save_model
+from cir_rt.export.models.storage import save_model
+from cir_rt.export.models.systems import build_model
 from cir_rt.export.train.recipes import Progressive
 from cir_rt.export.train.vocabulary import learn
 from cir_rt.preprocess import Preprocess
@@ -43,7 +44,7 @@ def untrained(folder: Path, recipe: Progressive = RECIPE, *, seed: int = 0) -> C
         context=recipe.context,
         preprocess=recipe.preprocess,
     )
-    model = CirModel(config)
+    model = build_model(config)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from small_models import untrained
 
 from cir_rt.errors import CheckpointError, CirRtError, ConfigError
-from cir_rt.export.checkpoint import is_checkpoint, is_clip_folder, open_checkpoint
-from cir_rt.export.models.build import load_model, save_model
+from cir_rt.export.checkpoint import hugging_face_kind, is_checkpoint, open_checkpoint
+from cir_rt.export.models.storage import load_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
 
 def test_a_checkpoint_opens(folder: Path) -> None:
     assert is_checkpoint(folder)
-    assert not is_clip_folder(folder)
+    assert hugging_face_kind(folder) is None
     config = open_checkpoint(str(folder)).config
     assert (config.system, config.dim, config.preprocess.size) == ("progressive", 32, 32)
 
@@ -120,6 +120,6 @@ def test_half_precision_rounds_once(folder: Path, tmp_path: Path) -> None:
 
 def test_no_file_is_a_pickle(checkpoint: Any) -> None:
     for path in checkpoint.folder.rglob("*"):
-        if path.is_file():
-            assert path.suffix in (".json", ".jsonl", ".safetensors", ".txt", ".jpg"), path
+        if path.is_file() and not path.name.startswith("events.out.tfevents"):
+            assert path.suffix in (".json", ".jsonl", ".safetensors", ".txt", ".jpg", ".md"), path
             assert not path.read_bytes().startswith((b"\x80", b"PK"))

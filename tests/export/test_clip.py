@@ -17,10 +17,11 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from cir_rt.calibration.samples import Samples
 from cir_rt.engines.onnxruntime import OnnxRuntimeEngine
 from cir_rt.errors import CheckpointError
-from cir_rt.export.checkpoint import Checkpoint, is_clip_folder, open_checkpoint
+from cir_rt.export.checkpoint import Checkpoint, hugging_face_kind, open_checkpoint
 from cir_rt.export.data.dataset import Dataset
-from cir_rt.export.models.build import CirModel, load_model, save_model
 from cir_rt.export.models.clip import read_clip
+from cir_rt.export.models.storage import load_model, save_model
+from cir_rt.export.models.systems import build_model
 from cir_rt.export.onnx_export import export_graphs
 from cir_rt.export.train.run import train
 
@@ -94,7 +95,7 @@ def opened(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """The folder as a checkpoint of ours, with a fresh composition."""
     folder = tmp_path_factory.mktemp("opened")
     config, weights = read_clip(clip, folder / "tokenizer.json")
-    model = CirModel(config)
+    model = build_model(config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected
     assert not [key for key in missing if key.startswith(("image.", "text."))]
@@ -119,8 +120,8 @@ def theirs(clip: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_folder_is_recognised(clip: Path, opened: Checkpoint) -> None:
-    assert is_clip_folder(clip)
-    assert not is_clip_folder(opened.folder)
+    assert hugging_face_kind(clip) == "clip"
+    assert hugging_face_kind(opened.folder) is None
 
 
 def test_the_configuration_is_the_folders(opened: Checkpoint) -> None:

@@ -29,8 +29,8 @@ from cir_rt.export.checkpoint import CALIBRATION, open_checkpoint
 from cir_rt.export.compile.compiler import compile_plan
 from cir_rt.export.compile.options import CompileOptions
 from cir_rt.export.data.formats import open_dataset
-from cir_rt.export.models.build import load_model
 from cir_rt.export.models.clip import ClipConfig, ClipImageTower, ClipTextTower
+from cir_rt.export.models.storage import load_model
 from cir_rt.export.samples import read_samples
 from cir_rt.kernels.cuda import probe
 

@@ -16,7 +16,8 @@ from cir_rt.engines.onnxruntime import OnnxRuntimeEngine
 from cir_rt.errors import BundleError, CheckpointError
 from cir_rt.export.checkpoint import open_checkpoint
 from cir_rt.export.data.dataset import Dataset
-from cir_rt.export.models.build import CirModel, load_model
+from cir_rt.export.models.storage import load_model
+from cir_rt.export.models.systems import CirModel
 from cir_rt.export.onnx_export import Parity, _compare, export_graphs
 
 ROLES = ("image", "text")

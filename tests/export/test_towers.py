@@ -8,7 +8,8 @@ from small_models import RECIPE
 
 from cir_rt.errors import CheckpointError, ConfigError
 from cir_rt.export.checkpoint import TowerSpec
-from cir_rt.export.models.build import build_tower
+from cir_rt.export.models.kinds import build_tower
+from cir_rt.export.models.palette import Palette
 from cir_rt.export.models.progressive import WeightedComposition
 from cir_rt.export.models.towers import ConvTower, ConvTowerConfig, TextTower, TextTowerConfig
 from cir_rt.export.train.recipes import Progressive
@@ -20,10 +21,13 @@ def text() -> TextTower:
     return TextTower(TextTowerConfig(vocabulary=111, context=19, width=32, dim=24)).eval()
 
 
-@pytest.fixture(scope="module")
-def image() -> ConvTower:
+@pytest.fixture(scope="module", params=[0, 3])
+def image(request: pytest.FixtureRequest) -> ConvTower:
     torch.manual_seed(0)
-    tower = ConvTower(ConvTowerConfig(stem=8, widths=(16, 24), blocks=2, dim=24))
+    config = ConvTowerConfig(
+        stem=8, widths=(16, 24), blocks=2, dim=24, palettes=request.param, palette_width=10
+    )
+    tower = ConvTower(config)
     tower.train()(torch.randn(19, 3, 32, 32))  # moves the batch norms off their start
     return tower.eval()
 
@@ -82,6 +86,50 @@ def test_vectors_have_unit_length(image: ConvTower, text: TextTower) -> None:
     ones = torch.ones(7)
     assert_close(image(torch.randn(7, 3, 32, 32)).norm(dim=-1), ones)
     assert_close(text(words(7, 5)).norm(dim=-1), ones)
+
+
+@torch.inference_mode()
+def test_tokens_are_the_places_of_a_picture(image: ConvTower) -> None:
+    pixels = torch.randn(7, 3, 32, 32)
+    seen = image.read(pixels)
+    assert torch.equal(seen.vectors, image(pixels))
+    assert seen.tokens.shape == (7, 4 * 4, image.width)
+    moved = pixels.clone()
+    moved[:, :, 24:, 24:] += 0.5  # the last of 4 x 4 places: it changes most
+    change = (image.read(moved).tokens - seen.tokens).norm(dim=-1)
+    assert (change.argmax(dim=1) == 15).all()
+
+
+@torch.inference_mode()
+def test_tokens_are_the_words_of_a_text(text: TextTower) -> None:
+    ids = words(7, 19)
+    ids[:, 11:] = 0
+    said = text.read(ids)
+    assert torch.equal(said.vectors, text(ids))
+    assert said.mask is not None
+    assert torch.equal(said.mask, ids != 0)
+    pooled = said.tokens[:, :11].mean(1)
+    assert_close(torch.nn.functional.normalize(text.project(pooled), dim=-1), said.vectors)
+
+
+@torch.inference_mode()
+def test_a_palette_is_the_mean_colour_where_it_looks() -> None:
+    torch.manual_seed(0)
+    palette = Palette([5, 6], heads=2, width=8).eval()
+    pixels, fine, coarse = (
+        torch.randn(3, 3, 16, 16),
+        torch.randn(3, 5, 4, 4),
+        torch.randn(3, 6, 2, 2),
+    )
+    pooled, codes = palette(pixels, [fine, coarse])
+    small = pixels.unflatten(2, (4, 4)).unflatten(4, (4, 4)).mean((3, 5))  # blocks of 4 x 4
+    assert_close(codes, palette.code(small))
+    alike = palette(pixels, [0 * fine, 0 * coarse])[0]  # looks everywhere alike
+    assert_close(alike, codes.mean((2, 3)).repeat(1, 2))
+    far = torch.zeros(3, 5, 4, 4)
+    far[:, :, 1, 2] = 1e4 * palette.look[0].weight[1, :, 0, 0]
+    assert_close(palette(pixels, [far, 0 * coarse])[0][:, 8:], codes[:, :, 1, 2])
+    assert pooled.shape == (3, 16)
 
 
 @pytest.mark.parametrize("role", ["image", "text"])

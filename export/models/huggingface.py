@@ -1,0 +1,58 @@
+"""Hugging Face folders: weights and tokenizer, configuration as plain values, preprocessing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from cir_rt.errors import CheckpointError
+from cir_rt.preprocess import Preprocess
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own, where the folder names none
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def open_folder(
+    kind: type[PreTrainedModel], folder: Path, tokenizer: Path
+) -> tuple[PreTrainedModel, Any]:
+    """Return the folder's model and tokenizer, and write the latter to `tokenizer` as JSON.
+
+    Raises CheckpointError where the folder does not load, or lacks weights of this kind of model.
+    """
+    try:
+        model, told = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        pieces = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: transformers cannot load it ({error}).") from error
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{folder}: no whole {kind.__name__}, {len(missing)} weights are missing: "
+            f"{', '.join(missing[:3])}, …"
+        )
+    tokenizer.parent.mkdir(parents=True, exist_ok=True)
+    pieces.backend_tokenizer.save(str(tokenizer))
+    return model, pieces
+
+
+def plain_values(config: PretrainedConfig) -> dict[str, Any]:
+    """Return what sets a configuration apart from its class's own, as JSON holds it."""
+    known = type(config)().to_dict()
+    own = config.to_diff_dict() if hasattr(config, "to_diff_dict") else config.to_dict()
+    return {k: v for k, v in own.items() if k in known and _is_plain(v)}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool)) and not isinstance(value, torch.dtype)
+
+
+def read_preprocess(folder: Path, size: int) -> Preprocess:
+    """Return a centre crop of `size` with the folder's mean and deviation."""
+    path = folder / "preprocessor_config.json"
+    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    mean, std = values.get("image_mean", MEAN), values.get("image_std", STD)
+    return Preprocess(size=size, fit="crop", mean=tuple(mean), std=tuple(std))
