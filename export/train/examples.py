@@ -39,6 +39,8 @@ class Examples:
     links: Links
     captions: tuple[np.ndarray, ...]  # per query, rows of `ids` that say it
     phrases: tuple[np.ndarray, ...]  # per picture, rows of `ids` that describe it
+    products: np.ndarray  # (pictures,) int64, the same number for pictures of one product
+    weights: np.ndarray | None = None  # (queries,) float32 of the loss; None: all alike
     keep_reference: bool = True  # whether the protocol ranks a query's own reference
 
     def only(self, queries: np.ndarray) -> Examples:
@@ -49,7 +51,9 @@ class Examples:
             reference=self.links.reference[chosen],
             targets=tuple(self.links.targets[q] for q in chosen),
         )
-        return replace(self, links=links, captions=tuple(self.captions[q] for q in chosen))
+        weights = None if self.weights is None else self.weights[chosen]
+        captions = tuple(self.captions[q] for q in chosen)
+        return replace(self, links=links, captions=captions, weights=weights)
 
     def tokens(self, rows: np.ndarray, pad_id: int) -> np.ndarray:
         """Return the rows' token ids, cut to the longest of them."""
@@ -69,7 +73,9 @@ def read_examples(
     Raises DataError for missing pictures and PictureError for one that cannot be read.
     """
     used = {i for q in split.queries for i in (q.reference, *q.targets)}
-    pictures = [i for i in split.pictures if i in used or dataset.labels.get(i)]
+    pictures = [
+        i for i in split.pictures if i in used or dataset.labels.get(i) or i in dataset.products
+    ]
     row = {picture: k for k, picture in enumerate(pictures)}
     texts: dict[str, int] = {}
 
@@ -89,8 +95,14 @@ def read_examples(
         links=links,
         captions=captions,
         phrases=phrases,
+        products=_numbered([dataset.products.get(i, f"picture {i}") for i in pictures]),
         keep_reference=split.protocol.keep_reference,
     )
+
+
+def _numbered(names: Sequence[str]) -> np.ndarray:
+    numbers: dict[str, int] = {}
+    return np.asarray([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
 def load_pixels(

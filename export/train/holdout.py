@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cir_rt.errors import ConfigError
-from cir_rt.export.models.build import CirModel
+from cir_rt.export.models.systems import CirModel
 from cir_rt.export.models.towers import unit
 from cir_rt.export.train.batches import Links
 from cir_rt.export.train.examples import Examples

@@ -7,22 +7,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def contrastive(logits: Tensor, positives: Tensor, right: Tensor) -> Tensor:
+def contrastive(
+    logits: Tensor, positives: Tensor, right: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Symmetric InfoNCE of queries against a pool in which several answers may be right.
 
     `logits` (n, m) are scaled similarities, `positives` (n,) each row's chosen column, `right`
     (n, m) marks every column that is a right answer. Right answers other than the chosen one
-    leave the sum, so that they are neither pulled nor pushed.
+    leave the sum, so that they are neither pulled nor pushed. `weights` (n,) make the mean over
+    the rows a weighted one.
     """
     rows = torch.arange(len(positives), device=logits.device)
     chosen = torch.zeros_like(right)
     chosen[rows, positives] = True
-    forward = F.cross_entropy(logits.masked_fill(right & ~chosen, -torch.inf), positives)
+    others = logits.masked_fill(right & ~chosen, -torch.inf)
+    forward = F.cross_entropy(others, positives, reduction="none")
     columns = logits[:, positives].T  # (n, n): [i, j] = query j against i's answer
     also_right = right[:, positives].T.clone()
     also_right[rows, rows] = False
-    backward = F.cross_entropy(columns.masked_fill(also_right, -torch.inf), rows)
-    return (forward + backward) / 2
+    columns = columns.masked_fill(also_right, -torch.inf)
+    both = (forward + F.cross_entropy(columns, rows, reduction="none")) / 2
+    return both.mean() if weights is None else (weights * both).sum() / weights.sum()
 
 
 def weight_targets(v: Tensor, u: Tensor, y: Tensor, temperature: float) -> Tensor:

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from cir_rt.errors import CheckpointError, UsageError
-from cir_rt.export.checkpoint import (
-    CALIBRATION,
-    TOKENIZER,
-    ModelConfig,
-    TowerSpec,
-    is_clip_folder,
-    open_checkpoint,
-)
-from cir_rt.export.data.dataset import Dataset
-from cir_rt.export.models.build import CirModel, check_device, load_model, save_model
+from cir_rt.config import to_dict
+from cir_rt.errors import UsageError
+from cir_rt.export.checkpoint import CALIBRATION, TOKENIZER
+from cir_rt.export.data.dataset import Dataset, Query
+from cir_rt.export.evaluate import ask, report
+from cir_rt.export.models.encoder import encoder_of
+from cir_rt.export.models.scorer import Scorer
+from cir_rt.export.models.storage import check_device, save_model
+from cir_rt.export.rerank import reranked
 from cir_rt.export.samples import check_samples_folder, write_samples
-from cir_rt.export.train.examples import read_examples, texts_of
+from cir_rt.export.train.card import write_card
+from cir_rt.export.train.examples import read_examples
 from cir_rt.export.train.holdout import hold_out, set_gate
-from cir_rt.export.train.recipes import Progressive
+from cir_rt.export.train.inputs import Inputs
+from cir_rt.export.train.recipes import Progressive, Recipe, Rerank
+from cir_rt.export.train.scalars import Scalars
+from cir_rt.export.train.start import start
+from cir_rt.export.train.state import StateFile
+from cir_rt.export.train.systems import stages_of
 from cir_rt.export.train.trainer import Step, Trainer
-from cir_rt.export.train.vocabulary import learn
 from cir_rt.text import Tokenizer
+
+STATE = "training.safetensors"  # beside the checkpoint while a run is under way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +42,16 @@ class Trained:
     """What a training run leaves."""
 
     folder: Path
-    epochs: int
+    steps: int
+    seconds: float
     parameters: dict[str, int]  # image, text, compose
+    score: float | None  # of the best validation, where the recipe asked for any
 
 
 def train(
     dataset: Dataset,
     out: Path,
-    recipe: Progressive,
+    recipe: Recipe,
     *,
     init: Path | None = None,
     epochs: int | None = None,
@@ -51,17 +59,22 @@ def train(
     device: str = "cpu",
     threads: int | None = None,
     seed: int = 0,
+    resume: bool = False,
+    extra: Sequence[Query] = (),
+    extra_weight: float = 1.0,
     progress: Callable[[Step], None] | None = None,
 ) -> Trained:
     """Train on the dataset's train split and write the checkpoint folder `out`.
 
-    `init` is a checkpoint whose model goes on, or a Hugging Face CLIP folder whose towers do.
-    Raises DataError where pictures are missing.
+    `init` is a checkpoint whose model or towers go on, or a Hugging Face folder whose towers do.
+    `resume` goes on with the run that `out` holds unfinished. `extra` are queries besides the
+    split's own, whose loss weighs `extra_weight`. Raises DataError where pictures are missing,
+    UsageError where there is nothing to resume.
     """
-    if threads:
-        torch.set_num_threads(threads)
     if minutes and epochs:
         raise UsageError("minutes and epochs both say when to stop. Give one of them.")
+    if threads:
+        torch.set_num_threads(threads)
     check_device(device)
     out.mkdir(parents=True, exist_ok=True)
     check_samples_folder(out / CALIBRATION)
@@ -69,60 +82,78 @@ def train(
     with tempfile.TemporaryDirectory(prefix="cir-rt-train-") as scratch:
         words = Path(scratch) / TOKENIZER  # what stands in `out` stays until training is over
         split = dataset.split("train")
-        if init:
-            model = _started(init, words)
-        else:
-            size = learn(texts_of(dataset, split), recipe.vocabulary, words)
-            model = CirModel(_fresh_config(recipe, size))
+        model = start(dataset, split, recipe, words, init).to(device)
         config = model.config
         tokenizer = Tokenizer(words, context=config.context, pad_id=config.pad_id)
-        examples = read_examples(dataset, split, config.preprocess, tokenizer)
-        held = hold_out(examples.links, recipe.held_out, np.random.default_rng(seed))
+        whole = replace(split, queries=(*split.queries, *extra))
+        examples = read_examples(dataset, whole, config.preprocess, tokenizer)
+        if extra:
+            ours, theirs = np.ones(len(split.queries)), np.full(len(extra), extra_weight)
+            weights = np.concatenate([ours, theirs]).astype(np.float32)
+            examples = replace(examples, weights=weights)
+        run = {
+            "recipe": to_dict(recipe),
+            "dataset": {"name": dataset.name, "queries": len(whole.queries)},
+            "start": str(init),
+            "length": {"epochs": epochs, "minutes": minutes},
+            "seed": seed,
+        }
+        state = StateFile(out / STATE, run)
+        share = recipe.held_out if isinstance(recipe, Progressive) else 0.0
+        held = hold_out(examples.links, share, np.random.default_rng(seed))
         trainer = Trainer(
             model,
-            examples.only(~held),
+            stages_of(model, Inputs(model, examples.only(~held), recipe), recipe),
             recipe,
-            device=device,
             seed=seed,
             pretrained=init is not None,
+            state=state,
+            validate=_validation(dataset, recipe, tokenizer),
         )
-        begun = trainer.run(epochs=epochs, minutes=minutes, progress=progress)
+        with Scalars(out) as scalars:
+
+            def seen(step: Step) -> None:
+                scalars.write(step)
+                if progress:
+                    progress(step)
+
+            place = trainer.run(epochs=epochs, minutes=minutes, resume=resume, progress=seen)
         if held.any():
             set_gate(model, examples.only(held))
         save_model(model, words, out)
     side = round(1.25 * config.preprocess.size)
     write_samples(dataset, split, out / CALIBRATION, side=side, seed=seed)
-    parts = {"image": model.image, "text": model.text, "compose": model.compose}
-    counts = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()}
-    return Trained(folder=out, epochs=begun, parameters=counts)
-
-
-def _started(init: Path, tokenizer: Path) -> CirModel:
-    """Return the model of a checkpoint, or a fresh composition over a CLIP folder's towers."""
-    if not is_clip_folder(init):
-        checkpoint = open_checkpoint(init)
-        shutil.copyfile(init / TOKENIZER, tokenizer)
-        return load_model(checkpoint)
-    from cir_rt.export.models.clip import read_clip
-
-    config, weights = read_clip(init, tokenizer)
-    model = CirModel(config)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    lost = [k for k in missing if k.startswith(("image.", "text.")) and "position_ids" not in k]
-    if lost or unexpected:
-        raise CheckpointError(f"{init}: weights do not fit; missing {lost}, extra {unexpected}.")
-    return model
-
-
-def _fresh_config(recipe: Progressive, vocabulary: int) -> ModelConfig:
-    shared = {"dim": recipe.dim}
-    words = {"vocabulary": vocabulary, "context": recipe.context, **shared}
-    image = replace(recipe.image, settings={**recipe.image.settings, **shared})
-    text = TowerSpec(kind=recipe.text.kind, settings={**recipe.text.settings, **words})
-    return ModelConfig(
-        dim=recipe.dim,
-        image=image,
-        text=text,
-        context=recipe.context,
-        preprocess=recipe.preprocess,
+    trained = Trained(
+        folder=out,
+        steps=place.steps,
+        seconds=place.seconds,
+        parameters=_parameters(model),
+        score=place.score,
     )
+    write_card(trained, recipe, run)
+    state.delete()
+    return trained
+
+
+def _validation(
+    dataset: Dataset, recipe: Recipe, tokenizer: Tokenizer
+) -> Callable[[nn.Module], float] | None:
+    """Return what scores a model: the dataset's own mean on its validation split."""
+    if not recipe.validate:
+        return None
+    split = dataset.split("val")
+    dataset.paths(split.pictures)  # a missing picture is told now, not after the first epochs
+
+    def score(model: Any) -> float:
+        scored = ask(encoder_of(model, tokenizer), dataset, split)
+        if isinstance(recipe, Rerank):
+            scored = reranked(scored, Scorer(model, tokenizer), dataset, split, recipe.top)
+        return report(scored, dataset.name, split).mean
+
+    return score
+
+
+def _parameters(model: nn.Module) -> dict[str, int]:
+    return {
+        name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
+    }

@@ -77,8 +77,10 @@ def test_a_pad_inside_a_caption_cuts_nothing() -> None:
     """A tokenizer may pad with a piece that captions hold as well, as CLIP's own did."""
     ids = np.array([[5, 9, 1, 9], [9, 5, 2, 4], [5, 9, 9, 9]])
     links = Links(reference=np.zeros(0, np.int64), targets=(), pictures=0)
+    nothing = np.zeros((0, 1, 1, 3), np.uint8)
+    products = np.zeros(0, np.int64)
     made = Examples(
-        pixels=np.zeros((0, 1, 1, 3), np.uint8), ids=ids, links=links, captions=(), phrases=()
+        pixels=nothing, ids=ids, links=links, captions=(), phrases=(), products=products
     )
     assert np.array_equal(made.tokens(np.array([0, 2]), 9), ids[[0, 2], :3])
     assert np.array_equal(made.tokens(np.array([1]), 9), ids[[1]])

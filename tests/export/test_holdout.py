@@ -10,8 +10,8 @@ from cir_rt.errors import ConfigError
 from cir_rt.export.checkpoint import Checkpoint
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.evaluate import evaluate
-from cir_rt.export.models.build import load_model
 from cir_rt.export.models.encoder import TorchEncoder
+from cir_rt.export.models.storage import load_model
 from cir_rt.export.train.batches import Links
 from cir_rt.export.train.examples import read_examples
 from cir_rt.export.train.holdout import hold_out, set_gate

@@ -16,12 +16,16 @@ from cir_rt.errors import ConfigError
 from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.evaluate import evaluate
-from cir_rt.export.models.build import load_model
 from cir_rt.export.models.encoder import open_encoder
-from cir_rt.export.train.batches import Links, draw
+from cir_rt.export.models.storage import load_model
+from cir_rt.export.models.systems import CirModel
+from cir_rt.export.train.batches import Links
 from cir_rt.export.train.examples import Examples, read_examples
+from cir_rt.export.train.inputs import Inputs
+from cir_rt.export.train.learner import Learner
 from cir_rt.export.train.recipes import Progressive
 from cir_rt.export.train.run import train
+from cir_rt.export.train.systems import stages_of
 from cir_rt.export.train.trainer import Step, Trainer
 
 
@@ -36,12 +40,18 @@ def few(drawn: Dataset, fresh: Checkpoint) -> Examples:
     return read_examples(drawn, drawn.split("val"), fresh.config.preprocess, fresh.tokenizer())
 
 
+def trainer_of(
+    model: CirModel, few: Examples, recipe: Progressive = RECIPE, **settings: Any
+) -> Trainer:
+    stages = stages_of(model, Inputs(model, few, recipe), recipe)
+    return Trainer(model, stages, recipe, **settings)
+
+
 def trained(
     fresh: Checkpoint, few: Examples, *, seed: int = 0, recipe: Progressive = RECIPE
 ) -> dict[str, torch.Tensor]:
-    torch.manual_seed(seed)
     model = load_model(fresh)
-    Trainer(model, few, recipe, seed=seed).run(epochs=1)
+    trainer_of(model, few, recipe, seed=seed).run(epochs=1)
     return model.state_dict()
 
 
@@ -59,7 +69,7 @@ def test_training_learns(
     drawn: Dataset, checkpoint: Checkpoint, fresh: Checkpoint, few: Examples
 ) -> None:
     steps: list[Step] = []
-    Trainer(load_model(fresh), few, RECIPE).run(epochs=6, progress=steps.append)
+    trainer_of(load_model(fresh), few, RECIPE).run(epochs=6, progress=steps.append)
     first, last = (sum(step.losses.values()) for step in (steps[0], steps[-1]))
     assert set(steps[0].losses) == {"retrieval", "weighting", "titles"}
     assert last < 0.9 * first
@@ -71,7 +81,7 @@ def test_training_learns(
 
 def test_the_result_is_left_in_evaluation_mode(fresh: Checkpoint, few: Examples) -> None:
     model = load_model(fresh)
-    Trainer(model, few, RECIPE).run(epochs=1)
+    trainer_of(model, few, RECIPE).run(epochs=1)
     assert not any(module.training for module in model.modules())
 
 
@@ -80,9 +90,9 @@ def test_epochs_are_counted(fresh: Checkpoint, few: Examples, epochs: int) -> No
     whole = {"pictures": len(few.pixels), "queries": len(few.captions)}  # one batch an epoch
     recipe = replace(RECIPE, **whole)
     steps: list[Step] = []
-    begun = Trainer(load_model(fresh), few, recipe).run(epochs=epochs, progress=steps.append)
+    place = trainer_of(load_model(fresh), few, recipe).run(epochs=epochs, progress=steps.append)
     assert [step.epoch for step in steps] == list(range(epochs))
-    assert begun == epochs
+    assert (place.epoch, place.steps) == (epochs, epochs)
 
 
 def test_minutes_are_a_bound(
@@ -92,28 +102,18 @@ def test_minutes_are_a_bound(
     clock = SimpleNamespace(perf_counter=lambda: next(seconds))
     monkeypatch.setattr("cir_rt.export.train.trainer.time", clock)
     steps: list[Step] = []
-    Trainer(load_model(fresh), few, RECIPE).run(minutes=1, progress=steps.append)
+    trainer_of(load_model(fresh), few, RECIPE).run(minutes=1, progress=steps.append)
     assert [step.seconds for step in steps] == [10, 20, 30, 40, 50]
     assert [step.done for step in steps] == pytest.approx([k / 6 for k in range(1, 6)])
 
 
-def test_no_query_is_an_error_not_an_endless_loop(
-    fresh: Checkpoint, few: Examples, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_query_is_an_error_not_an_endless_loop(fresh: Checkpoint, few: Examples) -> None:
     """Reference and target always lie in different batches of one picture."""
-    rounds: list[None] = []
-
-    def few_rounds(*args: Any, **settings: Any) -> Any:
-        rounds.append(None)
-        assert len(rounds) < 5, "batches are drawn without end"
-        return draw(*args, **settings)
-
-    monkeypatch.setattr("cir_rt.export.train.trainer.draw", few_rounds)
     recipe = replace(RECIPE, pictures=1)
     alone = Links(reference=np.array([0]), targets=(np.array([1]),), pictures=2)
     examples = replace(few, links=alone, captions=few.captions[:1], phrases=few.phrases[:2])
     with pytest.raises(ConfigError, match="pictures"):
-        Trainer(load_model(fresh), examples, recipe).run(epochs=1)
+        trainer_of(load_model(fresh), examples, recipe).run(epochs=1)
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
@@ -121,10 +121,10 @@ def test_pretrained_towers_take_their_own_rate(
     fresh: Checkpoint, few: Examples, pretrained: bool
 ) -> None:
     model = load_model(fresh)
-    trainer = Trainer(model, few, RECIPE, pretrained=pretrained)
+    learner = Learner(model, RECIPE, pretrained=pretrained)
     rates = {
         id(parameter): (group["lr"], group["weight_decay"])
-        for group in trainer.optimizer.param_groups
+        for group in learner.optimizer.param_groups
         for parameter in group["params"]
     }
     assert len(rates) == len(list(model.parameters()))
@@ -135,25 +135,26 @@ def test_pretrained_towers_take_their_own_rate(
         assert decay == (RECIPE.weight_decay if parameter.ndim > 1 else 0), name
 
 
-def test_the_rate_rises_then_falls_to_nothing(fresh: Checkpoint, few: Examples) -> None:
-    trainer = Trainer(load_model(fresh), few, replace(RECIPE, warmup=0.25))
+def test_the_rate_rises_then_falls_to_nothing(fresh: Checkpoint) -> None:
+    model = load_model(fresh)
+    learner = Learner(model, replace(RECIPE, warmup=0.25))
     seen = []
     for done in (0.125, 0.25, 0.625, 1.0):
-        trainer._set_rate(done)
-        seen.append(trainer.optimizer.param_groups[0]["lr"] / RECIPE.learning_rate)
+        learner.step(done, [{"loss": model.log_scale}])
+        seen.append(learner.rate / RECIPE.learning_rate)
     assert seen == pytest.approx([0.5, 1.0, 0.5, 0.0])
 
 
 def test_unwanted_losses_are_left_out(fresh: Checkpoint, few: Examples) -> None:
     steps: list[Step] = []
     recipe = replace(RECIPE, titles=0.0, weighting=0.0)
-    Trainer(load_model(fresh), few, recipe).run(epochs=1, progress=steps.append)
+    trainer_of(load_model(fresh), few, recipe).run(epochs=1, progress=steps.append)
     assert set(steps[0].losses) == {"retrieval"}
 
 
 def test_an_unknown_augmentation_names_the_nearest(fresh: Checkpoint, few: Examples) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'flip'"):
-        Trainer(load_model(fresh), few, replace(RECIPE, augment={"flipp": 1.0}))
+        trainer_of(load_model(fresh), few, replace(RECIPE, augment={"flipp": 1.0}))
 
 
 def test_training_goes_on_from_a_checkpoint(

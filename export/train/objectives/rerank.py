@@ -1,0 +1,114 @@
+"""Stage II of re-ranking: targets against other queries' targets, or against hard negatives.
+
+Source: Liu, Sun, Teney, Gould (TMLR 2024; arXiv 2305.16304), who train on the batch's targets
+alone; hard negatives from stage I's candidates are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cir_rt.export.models.encoded import Encoded
+from cir_rt.export.models.systems import RerankModel
+from cir_rt.export.train.chance import Chance
+from cir_rt.export.train.inputs import Inputs, half_precision
+from cir_rt.export.train.negatives import draw
+from cir_rt.export.train.recipes import Rerank
+from cir_rt.export.train.rerank_losses import hard_negatives, query_to_target
+
+BLOCK = 256  # queries, or pictures, that are ranked at once
+
+
+class Candidates:
+    """Batches of queries, each with its target and wrong candidates."""
+
+    def __init__(self, model: RerankModel, inputs: Inputs, recipe: Rerank) -> None:
+        """For hard negatives, rank the training pictures by stage I once."""
+        self.model, self.inputs, self.recipe = model, inputs, recipe
+        self.ranking: np.ndarray | None = None
+        if recipe.negatives == "hard":
+            self.ranking = rank(model, inputs, recipe.top)
+
+    def batches(self, rng: np.random.Generator) -> Sequence[np.ndarray]:
+        """Return query rows, every query once; the last batch may be smaller."""
+        order = rng.permutation(len(self.inputs.examples.captions))
+        size = self.recipe.queries
+        return [order[k : k + size] for k in range(0, len(order), size)]
+
+    def losses(self, batch: np.ndarray, chance: Chance) -> dict[str, Tensor]:
+        """Return `rerank`."""
+        links = self.inputs.examples.links
+        target = np.asarray([chance.rng.choice(links.targets[q]) for q in batch])
+        candidates, left_out = self._candidates(batch, target, chance)
+        rows, place = np.unique(
+            np.concatenate([links.reference[batch], candidates.ravel()]), return_inverse=True
+        )
+        tokens = self.inputs.pictures(rows, chance).tokens
+        where = torch.from_numpy(place).to(tokens.device)
+        said = np.asarray([chance.rng.choice(self.inputs.examples.captions[q]) for q in batch])
+        ids = self.inputs.ids(said)
+        apart = torch.from_numpy(left_out).to(tokens.device)
+        with half_precision(self.inputs.device):
+            with torch.no_grad():  # stage I stays as it is
+                z = self.model.text.read(tokens[where[: len(batch)]], ids)
+            chosen = tokens[where[len(batch) :]]
+            if self.ranking is None:
+                scores = self.model.rerank(z, ids, chosen)
+            else:
+                chosen = chosen.unflatten(0, candidates.shape)
+                scores = self.model.rerank.pairs(z, ids, chosen)
+        if self.ranking is None:
+            diagonal = torch.arange(len(batch), device=tokens.device)
+            return {"rerank": query_to_target(scores.float(), diagonal, apart)}
+        return {"rerank": hard_negatives(scores.float(), apart)}
+
+    def _candidates(
+        self, batch: np.ndarray, target: np.ndarray, chance: Chance
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return picture rows, and which of them are no negatives of a query.
+
+        One target a query, shared by all: (n,) and (n, n); or its target and wrong answers of its
+        own: (n, 1 + hard) and (n, hard).
+        """
+        answers = [self._answers(q) for q in batch]
+        if self.ranking is None:
+            return target, np.asarray([np.isin(target, right) for right in answers])
+        wrong, left_out = draw(self.ranking[batch], answers, self.recipe.hard, chance.rng)
+        return np.concatenate([target[:, None], wrong], axis=1), left_out
+
+    def _answers(self, query: int) -> np.ndarray:
+        """Return the rows that are no negatives of a query."""
+        examples = self.inputs.examples
+        right = examples.links.targets[query]
+        if examples.keep_reference:
+            return right
+        return np.append(right, examples.links.reference[query])
+
+
+@torch.inference_mode()
+def rank(model: RerankModel, inputs: Inputs, top: int) -> np.ndarray:
+    """Return stage I's best rows of the training pictures for every query, (queries, top) int64."""
+    model.eval()
+    examples, device = inputs.examples, inputs.device
+    seen = [_read(model, inputs, k) for k in range(0, len(examples.pixels), BLOCK)]
+    tokens = torch.cat([part.tokens for part in seen])
+    gallery = torch.cat([part.vectors for part in seen])
+    best = []
+    for start in range(0, len(examples.captions), BLOCK):
+        block = range(start, min(start + BLOCK, len(examples.captions)))
+        ids = inputs.ids(np.asarray([examples.captions[q][-1] for q in block]))
+        reference = torch.from_numpy(examples.links.reference[block.start : block.stop])
+        q = model.text(tokens[reference].to(device), ids)
+        best.append((q @ gallery.T).topk(min(top, len(gallery)), dim=1).indices.cpu())
+    return torch.cat(best).numpy()
+
+
+def _read(model: RerankModel, inputs: Inputs, start: int) -> Encoded:
+    pixels = inputs.examples.pixels[start : start + BLOCK]
+    values = torch.from_numpy(model.config.preprocess.normalise(pixels)).to(inputs.device)
+    seen = model.image.read(values)
+    return Encoded(vectors=seen.vectors, tokens=seen.tokens.cpu())

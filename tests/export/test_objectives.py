@@ -1,0 +1,178 @@
+"""Check what the stages learn from: batches, negatives, terms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_models import RECIPE, untrained
+
+from cir_rt.errors import DataError
+from cir_rt.export.checkpoint import Checkpoint
+from cir_rt.export.data.dataset import Dataset
+from cir_rt.export.models.storage import load_model
+from cir_rt.export.train.chance import chance
+from cir_rt.export.train.examples import Examples, read_examples
+from cir_rt.export.train.inputs import Inputs
+from cir_rt.export.train.objectives.pairs import Pairs
+from cir_rt.export.train.objectives.rerank import Candidates, rank
+from cir_rt.export.train.recipes import Prune, Rerank
+from cir_rt.export.train.start import start
+from cir_rt.export.train.systems import stages_of
+
+PLAIN = replace(RECIPE, augment=dict.fromkeys(RECIPE.augment, 0.0) | {"flip": 0.0})
+GROUNDED = {"width": 16, "heads": 2, "layers": 2, "inner": 32, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return untrained(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="module")
+def few(drawn: Dataset, fresh: Checkpoint) -> Examples:
+    return read_examples(drawn, drawn.split("val"), fresh.config.preprocess, fresh.tokenizer())
+
+
+def doubled(few: Examples) -> Examples:
+    """Every two pictures show one product."""
+    return replace(few, products=np.arange(len(few.pixels)) // 2)
+
+
+def test_an_epoch_of_pairs_holds_every_picture_and_keeps_products_together(
+    fresh: Checkpoint, few: Examples
+) -> None:
+    examples = doubled(few)
+    recipe = replace(RECIPE, pictures=19)
+    pairs = Pairs(load_model(fresh), Inputs(None, examples, recipe), recipe, products=1.0)
+    first, again, other = (pairs.batches(np.random.default_rng(s)) for s in (1, 1, 2))
+    assert sorted(np.concatenate(first)) == list(range(len(examples.pixels)))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    apart = sum(len(set(examples.products[b])) for b in first) - len(set(examples.products))
+    assert apart < len(first)  # a batch's edge may part a product
+
+
+def test_pairs_pull_one_products_pictures_together(fresh: Checkpoint, few: Examples) -> None:
+    examples = doubled(few)
+    model = load_model(fresh)
+    pairs = Pairs(model, Inputs(model, examples, PLAIN), PLAIN, products=0.5)
+    batch = np.arange(7)  # the last one's twin is not there
+    with torch.no_grad():
+        terms = pairs.losses(batch, chance(0))
+        vectors = Inputs(model, examples, PLAIN).pictures(batch, chance(0)).vectors
+    logits = (model.scale * vectors @ vectors.T).double()
+    expected = []
+    for k in range(6):
+        twin = k ^ 1
+        row = torch.stack([logits[k, j] for j in range(7) if j not in (k,)])
+        back = torch.stack([logits[j, twin] for j in range(6) if j != twin])
+        own = logits[k, twin]
+        expected.append((row.logsumexp(0) - own + back.logsumexp(0) - own) / 2)
+    assert float(terms["products"]) == pytest.approx(
+        0.5 * float(torch.stack(expected).mean()), 1e-4
+    )
+    assert set(terms) == {"titles", "products"}
+
+
+def test_pairs_need_words_and_products(fresh: Checkpoint, few: Examples) -> None:
+    model = load_model(fresh)
+    alone = replace(few, products=np.arange(len(few.pixels)))
+    with pytest.raises(DataError, match="no product has two pictures"):
+        Pairs(model, Inputs(model, alone, RECIPE), RECIPE, products=1.0)
+    wordless = replace(few, phrases=tuple(np.zeros(0, np.int64) for _ in few.phrases))
+    with pytest.raises(DataError, match="title or attributes"):
+        Pairs(model, Inputs(model, wordless, RECIPE), RECIPE)
+
+
+def test_a_fixed_weight_stays(fresh: Checkpoint, few: Examples) -> None:
+    recipe = replace(PLAIN, weight=0.3)
+    model = load_model(fresh)
+    (stage,) = stages_of(model, Inputs(model, few, recipe), recipe)
+    batch = stage.objective.batches(np.random.default_rng(0))[0]
+    terms = stage.objective.losses(batch, chance(0))
+    assert set(terms) == {"retrieval", "titles"}
+    sum(terms.values()).backward()
+    assert all(p.grad is None for p in model.compose.parameters())
+    v, u = torch.nn.functional.normalize(torch.randn(2, 5, 32), dim=-1)
+    assert torch.allclose(model.compose(v, u)[1], torch.tensor([0.3, 0.7]).expand(5, 2))
+
+
+@pytest.fixture(scope="module")
+def staged(drawn: Dataset, fresh: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Examples, recipe and model of stage II over an untrained stage I."""
+    from cir_rt.export.models.storage import save_model
+
+    folder = tmp_path_factory.mktemp("staged")
+    text = replace(Prune().text, settings=GROUNDED)
+    prune = Prune(text=text, augment=PLAIN.augment)
+    split = drawn.split("val")
+    torch.manual_seed(0)
+    model = start(drawn, split, prune, folder / "words.json", fresh.folder)
+    save_model(model, folder / "words.json", folder / "prune")
+    recipe = Rerank(queries=7, hard=5, top=19, negatives="hard", augment=PLAIN.augment)
+    model = start(drawn, split, recipe, folder / "words.json", folder / "prune")
+    from cir_rt.text import Tokenizer
+
+    tokenizer = Tokenizer(folder / "words.json", context=model.config.context, pad_id=0)
+    return read_examples(drawn, split, model.config.preprocess, tokenizer), recipe, model
+
+
+def test_texts_begin_with_their_mark(staged: Any) -> None:
+    examples, _, model = staged
+    assert (examples.ids[:, 0] == model.config.text.settings["enc_id"]).all()
+    assert not (examples.ids[:, 1:] == model.config.text.settings["enc_id"]).any()
+
+
+def test_hard_negatives_are_stage_ones_best(staged: Any) -> None:
+    examples, recipe, model = staged
+    found = rank(model, Inputs(model, examples, recipe), recipe.top)
+    assert found.shape == (len(examples.captions), 19)
+    gallery = Inputs(model, examples, PLAIN).pictures(np.arange(len(examples.pixels)), chance(0))
+    query = 11
+    ids = torch.from_numpy(examples.tokens(examples.captions[query][-1:], 0))
+    with torch.inference_mode():
+        reference = gallery[torch.tensor([examples.links.reference[query]])]
+        q = model.text(reference.tokens, ids)[0]
+        expected = (gallery.vectors @ q).argsort(descending=True)[:19]
+    assert set(found[query]) == set(expected.tolist())
+
+
+@pytest.mark.parametrize("negatives", ["batch", "hard"])
+def test_stage_two_alone_learns(staged: Any, negatives: str) -> None:
+    examples, recipe, model = staged
+    recipe = replace(recipe, negatives=negatives)
+    candidates = Candidates(model, Inputs(model, examples, recipe), recipe)
+    batches = candidates.batches(np.random.default_rng(0))
+    assert sorted(np.concatenate(batches)) == list(range(len(examples.captions)))
+    model.zero_grad()
+    terms = candidates.losses(batches[0], chance(0))
+    terms["rerank"].backward()
+    learnt = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
+    assert learnt == {"rerank"}
+
+
+def test_the_batch_holds_no_wrong_negatives(staged: Any) -> None:
+    examples, recipe, model = staged
+    recipe = replace(recipe, negatives="batch")
+    kept = replace(examples, keep_reference=False)
+    candidates = Candidates(model, Inputs(model, kept, recipe), recipe)
+    batch = np.arange(7)
+    target = np.asarray([examples.links.targets[q][0] for q in batch])
+    target[3] = examples.links.reference[5]  # another query's reference
+    rows, apart = candidates._candidates(batch, target, chance(0))
+    assert np.array_equal(rows, target)
+    for i in batch:
+        own = [*examples.links.targets[i], examples.links.reference[i]]
+        assert apart[i].tolist() == [row in own for row in target]
+
+
+def test_a_folder_for_words(tmp_path: Path, drawn: Dataset) -> None:
+    from cir_rt.errors import UsageError
+
+    with pytest.raises(UsageError, match="--init"):
+        start(drawn, drawn.split("val"), Prune(), tmp_path / "words.json", None)
