@@ -114,9 +114,9 @@ def vit(dataset: Dataset, scratch: Path) -> Path:
     """Return a bundle whose image tower is a ViT-B/32 that nobody trained; made where missing."""
     from cir_rt.export.build import BuildOptions, build_engine
     from cir_rt.export.checkpoint import ModelConfig, TowerSpec, open_checkpoint
-    from cir_rt.export.models.storage import save_model
-from cir_rt.export.models.systems import build_model
     from cir_rt.export.models.huggingface import MEAN, STD
+    from cir_rt.export.models.storage import save_model
+    from cir_rt.export.models.systems import build_model
     from cir_rt.export.onnx_export import export_graphs
     from cir_rt.export.samples import write_samples
     from cir_rt.export.train.vocabulary import learn

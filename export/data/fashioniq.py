@@ -46,9 +46,7 @@ def read(folder: Path) -> Dataset:
             raise DataError(f"{folder}: some captions of {name} have targets and some have none.")
         splits[name] = _split(name, queries, {c: _gallery(folder, c, name) for c in own})
     labels, products = read_labels(folder / "labels.csv"), read_groups(folder / "labels.csv")
-    return Dataset(
-        name="fashioniq", folder=folder, splits=splits, labels=labels, products=products
-    )
+    return Dataset(name="fashioniq", folder=folder, splits=splits, labels=labels, products=products)
 
 
 def _split(

@@ -78,6 +78,8 @@ def read_blip(
 
     Writes its tokenizer.json to `tokenizer`. The text encoder's dropout is BLIP's own, since
     converted folders say 0. Stage II starts from the same text encoder: `Reranker.from_single`.
+    NOTE: pictures are cropped at the centre; the re-ranker's authors pad them to an aspect of 1.25
+    before, where it is larger.
     Raises CheckpointError where the folder does not load or is no BlipForImageTextRetrieval.
     """
     blip, pieces = open_folder(BlipForImageTextRetrieval, folder, tokenizer)

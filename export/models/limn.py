@@ -143,7 +143,12 @@ class Limn(nn.Module):
 
 
 class _FactorTokens(nn.Module):
-    """F: the first K outputs of a Transformer over [E; local tokens; global token]."""
+    """F: the first K outputs of a Transformer over [E; local tokens; global token].
+
+    Ours: the global vector also joins every row of E, by a map of its own for each. With E alone
+    the factors of all pictures begin alike, and alike to each other; training has to part them
+    first, and stays collapsed where its rate is high.
+    """
 
     def __init__(self, config: LimnConfig, token_width: int, dim: int) -> None:
         super().__init__()
@@ -151,15 +156,16 @@ class _FactorTokens(nn.Module):
         self.seeds = nn.Parameter(torch.empty(config.factors, width))  # E
         nn.init.orthogonal_(self.seeds)
         self.local = nn.Sequential(nn.LayerNorm(token_width), nn.Linear(token_width, width))
-        self.whole = nn.Linear(dim, width)
+        self.whole = nn.Linear(dim, (config.factors + 1) * width)
         self.encoder = Transformer(width, config.heads, config.layers, config.dropout)
 
     def forward(self, encoded: Encoded) -> Tensor:
-        n, factors = len(encoded.vectors), len(self.seeds)
-        seeds = self.seeds.expand(n, -1, -1)
-        whole = self.whole(self.whole.in_features**0.5 * encoded.vectors)[:, None]
+        factors, width = self.seeds.shape
+        numbers = self.whole.in_features**0.5 * encoded.vectors  # about 1 each
+        whole = self.whole(numbers).view(-1, factors + 1, width)
+        starts, token = whole.tensor_split([factors], dim=1)
         local = self.local(encoded.tokens.float())  # towers may compute in half precision
-        rows = torch.cat([seeds, local, whole], dim=1)
+        rows = torch.cat([self.seeds + starts, local, token], dim=1)
         keep = None
         if encoded.mask is not None:
             always = torch.ones_like(encoded.mask[:, :1])

@@ -24,12 +24,14 @@ class CirModel(nn.Module):
     image: Any  # a Tower
     text: Any
 
-    def __init__(self, config: ModelConfig, scale: float) -> None:
+    started = 14.0  # where the scale starts
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.image = build_tower(config.image)
         self.text = build_tower(config.text)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(self.started)))
 
     @property
     def scale(self) -> Tensor:
@@ -50,7 +52,7 @@ class ComposedModel(CirModel):
     compose: Any
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, scale=14.0)
+        super().__init__(config)
         self.compose = self._composer(config)
 
     def embed_pictures(self, pixels: Tensor) -> Tensor:
@@ -89,9 +91,7 @@ class PruneModel(CirModel):
     """Stage I of re-ranking: words read beside the reference's tokens make the query."""
 
     text: Prune
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, scale=1 / TEMPERATURE)
+    started = 1 / TEMPERATURE
 
 
 class RerankModel(PruneModel):

@@ -49,6 +49,7 @@ class ConvTower(nn.Module):
             self.palette = Palette(config.widths, heads=config.palettes, width=config.palette_width)
             pooled += config.palettes * config.palette_width
             self.width += config.palette_width
+        self.width = max(self.width, config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.project = nn.Linear(pooled, config.dim)
 
@@ -58,17 +59,23 @@ class ConvTower(nn.Module):
         return self._vectors(features, colours)
 
     def read(self, pixels: Tensor) -> Encoded:
-        """Return the vectors, and the last stage's places row by row, each with its colours.
+        """Return the vectors; as tokens them again, then the last stage's places row by row.
 
-        A place's numbers are normalised: attention reads them as they are.
+        Every token is normalised, since attention reads it as it is, and the narrower of both kinds
+        is padded with zeros.
         """
         features, colours, codes = self._seen(pixels)
         places = features
         if codes is not None:
-            codes = F.adaptive_avg_pool2d(codes, features.shape[-2:])
+            rows, columns = features.shape[-2:]
+            codes = F.adaptive_avg_pool2d(codes, (rows, columns))
             places = torch.cat([features, codes], dim=1)
-        tokens = F.layer_norm(places.flatten(2).mT.float(), (self.width,))
-        return Encoded(vectors=self._vectors(features, colours), tokens=tokens)
+        vectors = self._vectors(features, colours)
+        tokens = [self._token(vectors[:, None]), self._token(places.flatten(2).mT.float())]
+        return Encoded(vectors=vectors, tokens=torch.cat(tokens, dim=1))
+
+    def _token(self, x: Tensor) -> Tensor:
+        return F.pad(F.layer_norm(x, x.shape[-1:]), (0, self.width - x.shape[-1]))
 
     def _seen(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the last stage's features, the pooled colours, and those of every place."""

@@ -55,6 +55,12 @@ class Examples:
         captions = tuple(self.captions[q] for q in chosen)
         return replace(self, links=links, captions=captions, weights=weights)
 
+    def weighed(self, last: int, weight: float) -> Examples:
+        """Return the same with the last queries' losses weighing `weight`, the others' 1."""
+        weights = np.ones(len(self.captions), np.float32)
+        weights[-last:] = weight
+        return replace(self, weights=weights)
+
     def tokens(self, rows: np.ndarray, pad_id: int) -> np.ndarray:
         """Return the rows' token ids, cut to the longest of them."""
         ids = self.ids[rows]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cir_rt.errors import ConfigError
-from cir_rt.export.models.systems import CirModel
+from cir_rt.export.models.systems import ProgressiveModel
 from cir_rt.export.models.towers import unit
 from cir_rt.export.train.batches import Links
 from cir_rt.export.train.examples import Examples
@@ -49,7 +49,7 @@ def _components(links: Links) -> np.ndarray:
 
 
 @torch.inference_mode()
-def set_gate(model: CirModel, examples: Examples) -> float:
+def set_gate(model: ProgressiveModel, examples: Examples) -> float:
     """Shift the gate's log-odds to where these queries' answers rank best, and return the shift.
 
     Where towers know the training products by heart, a gate taught on the same products trusts the

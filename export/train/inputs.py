@@ -6,10 +6,11 @@ import contextlib
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cir_rt.config import from_dict
 from cir_rt.export.models.encoded import Encoded
+from cir_rt.export.models.systems import CirModel
 from cir_rt.export.train.augment import Augment
 from cir_rt.export.train.chance import Chance
 from cir_rt.export.train.examples import Examples
@@ -19,7 +20,7 @@ from cir_rt.export.train.recipes import Recipe
 class Inputs:
     """Reads rows of the examples with a model's towers."""
 
-    def __init__(self, model: nn.Module, examples: Examples, recipe: Recipe) -> None:
+    def __init__(self, model: CirModel, examples: Examples, recipe: Recipe) -> None:
         self.model = model
         self.examples = examples
         self.augment: Augment = from_dict(Augment, recipe.augment, "augment")

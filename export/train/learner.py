@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from cir_rt.export.models.systems import CirModel
 from cir_rt.export.train.recipes import Recipe
 
 
 class Learner:
     """Takes steps; remembers the weights' moving average and the best that were validated."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, pretrained: bool = False) -> None:
+    def __init__(self, model: CirModel, recipe: Recipe, *, pretrained: bool = False) -> None:
         """`pretrained` towers take the recipe's `tower_learning_rate`, the rest the full one."""
         self.model = model
         self.recipe = recipe
@@ -49,7 +50,8 @@ class Learner:
             for name, term in terms.items():
                 means[name] = means.get(name, 0.0) + float(term.detach())
         learnt = [p for p in self.model.parameters() if p.grad is not None]
-        for parameter in learnt if count > 1 else ():
+        for parameter in learnt:
+            assert parameter.grad is not None
             parameter.grad /= count
         nn.utils.clip_grad_norm_(learnt, 5.0)
         self.optimizer.step()
@@ -58,7 +60,7 @@ class Learner:
         return {name: value / count for name, value in means.items()}
 
     @contextlib.contextmanager
-    def averaged(self) -> Iterator[nn.Module]:
+    def averaged(self) -> Iterator[CirModel]:
         """Give the model in evaluation mode with the weights that would be kept now."""
         current = _copied(self.model) if self.average else {}
         self.model.load_state_dict(self.average, strict=False)

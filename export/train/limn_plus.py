@@ -29,6 +29,7 @@ from cir_rt.export.train.captioning import Captioning, Described, train_captione
 from cir_rt.export.train.recipes import Limn, LimnPlus
 from cir_rt.export.train.run import Trained, train
 from cir_rt.export.train.self_training import Pool, SelfTraining, Triplet, self_train
+from cir_rt.export.train.state import Place
 from cir_rt.export.train.trainer import Step
 
 ROUNDS = "rounds"  # below the checkpoint folder
@@ -81,16 +82,8 @@ def train_limn_plus(
     steps = _Steps(dataset, recipe, pool_of(dataset), run, device, seed)
     last = self_train(steps, steps.pool, out / ROUNDS, settings)
     shutil.copytree(last, out, dirs_exist_ok=True)
-    model = load_model(open_checkpoint(out))
-    return Trained(
-        folder=out,
-        steps=sum(t.steps for t in trained),
-        seconds=sum(t.seconds for t in trained),
-        parameters={
-            name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
-        },
-        score=trained[-1].score if trained else None,
-    )
+    place = Place(steps=sum(t.steps for t in trained), seconds=sum(t.seconds for t in trained))
+    return Trained.of(load_model(open_checkpoint(out)), out, place)
 
 
 def pool_of(dataset: Dataset) -> Pool:

@@ -116,11 +116,12 @@ class Prune(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class Rerank(Recipe):
-    """Stage II: candidates are read together with reference and caption; stage I stays as it is."""
+    """Stage II: candidates are read together with reference and caption."""
 
     system = "rerank"
 
     frozen: bool = True
+    frozen_text: bool = True  # whether stage I's text encoder stays as it is, as published
     titles: float = 0.0
     learning_rate: float = 5e-4
     queries: int = 16  # of a batch

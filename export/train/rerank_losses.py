@@ -34,5 +34,5 @@ def hard_negatives(scores: Tensor, left_out: Tensor, weights: Tensor | None = No
     not count, as `negatives.draw` does.
     """
     target = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
-    right = F.pad(left_out, (1, 0), value=True)
+    right = F.pad(left_out, (1, 0))
     return query_to_target(scores, target, right, weights)

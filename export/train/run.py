@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from cir_rt.config import to_dict
 from cir_rt.errors import UsageError
@@ -20,16 +20,17 @@ from cir_rt.export.evaluate import ask, report
 from cir_rt.export.models.encoder import encoder_of
 from cir_rt.export.models.scorer import Scorer
 from cir_rt.export.models.storage import check_device, save_model
+from cir_rt.export.models.systems import CirModel, ProgressiveModel
 from cir_rt.export.rerank import reranked
 from cir_rt.export.samples import check_samples_folder, write_samples
 from cir_rt.export.train.card import write_card
-from cir_rt.export.train.examples import read_examples
+from cir_rt.export.train.examples import Examples, read_examples
 from cir_rt.export.train.holdout import hold_out, set_gate
 from cir_rt.export.train.inputs import Inputs
 from cir_rt.export.train.recipes import Progressive, Recipe, Rerank
 from cir_rt.export.train.scalars import Scalars
 from cir_rt.export.train.start import start
-from cir_rt.export.train.state import StateFile
+from cir_rt.export.train.state import Place, StateFile
 from cir_rt.export.train.systems import stages_of
 from cir_rt.export.train.trainer import Step, Trainer
 from cir_rt.text import Tokenizer
@@ -46,6 +47,20 @@ class Trained:
     seconds: float
     parameters: dict[str, int]  # image, text, compose
     score: float | None  # of the best validation, where the recipe asked for any
+
+    @classmethod
+    def of(cls, model: CirModel, folder: Path, place: Place) -> Trained:
+        """Count the model's parameters by part."""
+        counts = {
+            n: sum(p.numel() for p in part.parameters()) for n, part in model.named_children()
+        }
+        return cls(
+            folder=folder,
+            steps=place.steps,
+            seconds=place.seconds,
+            parameters=counts,
+            score=place.score,
+        )
 
 
 def train(
@@ -66,44 +81,29 @@ def train(
 ) -> Trained:
     """Train on the dataset's train split and write the checkpoint folder `out`.
 
-    `init` is a checkpoint whose model or towers go on, or a Hugging Face folder whose towers do.
-    `resume` goes on with the run that `out` holds unfinished. `extra` are queries besides the
-    split's own, whose loss weighs `extra_weight`. Raises DataError where pictures are missing,
-    UsageError where there is nothing to resume.
+    `init` is a checkpoint or a Hugging Face folder, of which as much goes on as both have. `resume`
+    goes on with the run that `out` holds unfinished. `extra` are queries besides the split's own,
+    whose loss weighs `extra_weight`. Raises DataError where pictures are missing, UsageError where
+    there is nothing to resume.
     """
     if minutes and epochs:
         raise UsageError("minutes and epochs both say when to stop. Give one of them.")
-    if threads:
-        torch.set_num_threads(threads)
-    check_device(device)
-    out.mkdir(parents=True, exist_ok=True)
-    check_samples_folder(out / CALIBRATION)
-    torch.manual_seed(seed)
+    _prepare(out, device, threads, seed)
+    split = dataset.split("train")
+    length = {"epochs": epochs, "minutes": minutes}
+    asked = replace(split, queries=(*split.queries, *extra))
+    run = {"recipe": to_dict(recipe), "start": str(init), **length, "seed": seed}
+    run["dataset"] = {"name": dataset.name, "queries": len(asked.queries)}
+    state = StateFile(out / STATE, run)
     with tempfile.TemporaryDirectory(prefix="cir-rt-train-") as scratch:
         words = Path(scratch) / TOKENIZER  # what stands in `out` stays until training is over
-        split = dataset.split("train")
         model = start(dataset, split, recipe, words, init).to(device)
         config = model.config
         tokenizer = Tokenizer(words, context=config.context, pad_id=config.pad_id)
-        whole = replace(split, queries=(*split.queries, *extra))
-        examples = read_examples(dataset, whole, config.preprocess, tokenizer)
-        if extra:
-            ours, theirs = np.ones(len(split.queries)), np.full(len(extra), extra_weight)
-            weights = np.concatenate([ours, theirs]).astype(np.float32)
-            examples = replace(examples, weights=weights)
-        run = {
-            "recipe": to_dict(recipe),
-            "dataset": {"name": dataset.name, "queries": len(whole.queries)},
-            "start": str(init),
-            "length": {"epochs": epochs, "minutes": minutes},
-            "seed": seed,
-        }
-        state = StateFile(out / STATE, run)
-        share = recipe.held_out if isinstance(recipe, Progressive) else 0.0
-        held = hold_out(examples.links, share, np.random.default_rng(seed))
+        examples = read_examples(dataset, asked, config.preprocess, tokenizer)
+        examples = examples.weighed(len(extra), extra_weight) if extra else examples
         trainer = Trainer(
             model,
-            stages_of(model, Inputs(model, examples.only(~held), recipe), recipe),
             recipe,
             seed=seed,
             pretrained=init is not None,
@@ -111,33 +111,51 @@ def train(
             validate=_validation(dataset, recipe, tokenizer),
         )
         with Scalars(out) as scalars:
-
-            def seen(step: Step) -> None:
-                scalars.write(step)
-                if progress:
-                    progress(step)
-
-            place = trainer.run(epochs=epochs, minutes=minutes, resume=resume, progress=seen)
-        if held.any():
-            set_gate(model, examples.only(held))
+            told = scalars.write if progress is None else partial(_tell, scalars, progress)
+            place = _learn(trainer, examples, told, {**length, "resume": resume})
         save_model(model, words, out)
     side = round(1.25 * config.preprocess.size)
     write_samples(dataset, split, out / CALIBRATION, side=side, seed=seed)
-    trained = Trained(
-        folder=out,
-        steps=place.steps,
-        seconds=place.seconds,
-        parameters=_parameters(model),
-        score=place.score,
-    )
+    trained = Trained.of(model, out, place)
     write_card(trained, recipe, run)
     state.delete()
     return trained
 
 
+def _learn(
+    trainer: Trainer,
+    examples: Examples,
+    progress: Callable[[Step], None],
+    length: Mapping[str, Any],
+) -> Place:
+    """Train on the examples, but for products that are kept to set the gate with at the end."""
+    model, recipe = trainer.model, trainer.recipe
+    share = recipe.held_out if isinstance(recipe, Progressive) else 0.0
+    held = hold_out(examples.links, share, np.random.default_rng(trainer.seed))
+    stages = stages_of(model, Inputs(model, examples.only(~held), recipe), recipe)
+    place = trainer.run(stages, progress=progress, **length)
+    if held.any() and isinstance(model, ProgressiveModel):
+        set_gate(model, examples.only(held))
+    return place
+
+
+def _prepare(out: Path, device: str, threads: int | None, seed: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    check_device(device)
+    out.mkdir(parents=True, exist_ok=True)
+    check_samples_folder(out / CALIBRATION)
+    torch.manual_seed(seed)
+
+
+def _tell(scalars: Scalars, progress: Callable[[Step], None], step: Step) -> None:
+    scalars.write(step)
+    progress(step)
+
+
 def _validation(
     dataset: Dataset, recipe: Recipe, tokenizer: Tokenizer
-) -> Callable[[nn.Module], float] | None:
+) -> Callable[[CirModel], float] | None:
     """Return what scores a model: the dataset's own mean on its validation split."""
     if not recipe.validate:
         return None
@@ -151,9 +169,3 @@ def _validation(
         return report(scored, dataset.name, split).mean
 
     return score
-
-
-def _parameters(model: nn.Module) -> dict[str, int]:
-    return {
-        name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()
-    }

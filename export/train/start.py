@@ -53,7 +53,7 @@ def start(
         _load(model, weights, init)
     model.image.requires_grad_(not recipe.frozen)
     if isinstance(recipe, Rerank):
-        model.text.requires_grad_(False)
+        model.text.requires_grad_(not recipe.frozen_text)
     return model
 
 

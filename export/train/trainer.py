@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor
 
+from cir_rt.export.models.systems import CirModel
 from cir_rt.export.train.chance import chance
 from cir_rt.export.train.learner import Learner
 from cir_rt.export.train.objectives import Objective
@@ -69,18 +70,16 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
-        stages: Sequence[Stage],
+        model: CirModel,
         recipe: Recipe,
         *,
         seed: int = 0,
         pretrained: bool = False,
         state: StateFile | None = None,
-        validate: Callable[[nn.Module], float] | None = None,
+        validate: Callable[[CirModel], float] | None = None,
     ) -> None:
         """`validate` scores the model, higher is better, as often as the recipe says."""
         self.model = model
-        self.stages = stages
         self.recipe = recipe
         self.seed = seed
         self.pretrained = pretrained
@@ -90,6 +89,7 @@ class Trainer:
 
     def run(
         self,
+        stages: Sequence[Stage],
         *,
         epochs: int | None = None,
         minutes: float | None = None,
@@ -101,12 +101,12 @@ class Trainer:
         The learning rate follows the share of a stage that is over: of its part of `minutes`
         where they are given, of its part of `epochs` (the recipe's unless said) otherwise.
         """
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         if resume and self.state:
             self.place, tensors = self.state.load()
         start = time.perf_counter() - self.place.seconds
-        before = sum(stage.share for stage in self.stages[: self.place.stage])
-        for stage in self.stages[self.place.stage :]:
+        before = sum(stage.share for stage in stages[: self.place.stage])
+        for stage in stages[self.place.stage :]:
             learner = Learner(self.model, self.recipe, pretrained=self.pretrained)
             if tensors:
                 learner.load(tensors)

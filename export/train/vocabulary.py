@@ -46,10 +46,13 @@ def mark(path: Path) -> int:
     A grounded text encoder reads its summary there: what stands first is no word of the text.
     """
     pieces = Tokenizer.from_file(str(path))
-    if pieces.token_to_id(ENC) is None:
-        pieces.add_special_tokens([ENC])
-        pieces.post_processor = processors.TemplateProcessing(
-            single=f"{ENC} $A", special_tokens=[(ENC, pieces.token_to_id(ENC))]
-        )
-        pieces.save(str(path))
-    return pieces.token_to_id(ENC)
+    known = pieces.token_to_id(ENC)
+    if known is not None:
+        return known
+    pieces.add_special_tokens([ENC])
+    number = pieces.get_vocab()[ENC]
+    pieces.post_processor = processors.TemplateProcessing(
+        single=f"{ENC} $A", special_tokens=[(ENC, number)]
+    )
+    pieces.save(str(path))
+    return number

@@ -74,8 +74,8 @@ class SmallSteps:
         weights = torch.tensor([1.0] * len(self.pool.labelled) + [weight] * len(extra))
         right = torch.zeros(len(triplets), len(self.pool.ids), dtype=torch.bool)
         right[torch.arange(len(triplets)), target] = True
-        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-        for _ in range(40):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for _ in range(25):
             factors = model.compose.factors(model.image.read(self.pictures))
             flat, u = model.compose.flat(factors), model.compose.words(model.text.read(ids))
             q, _ = model.compose(flat[reference], u)

@@ -121,6 +121,19 @@ def test_pairs_are_the_same_scores(reranker: Reranker) -> None:
 
 
 @torch.inference_mode()
+def test_a_candidate_is_projected_once_however_many_queries_there_are() -> None:
+    reranker = two_encoders(2)[0]
+    projected: list[int] = []
+    for layer in reranker.layers:
+        for stream in (layer.stream0, layer.stream1):
+            stream.cross.keys_values.register_forward_pre_hook(
+                lambda _, inputs: projected.append(inputs[0].shape[0])
+            )
+    reranker(*given(5, 3))
+    assert projected == [3] * 4
+
+
+@torch.inference_mode()
 def test_from_single_computes_what_the_encoder_does() -> None:
     """Two streams that start alike stay alike, through averages and fresh Linears."""
     encoder = stirred(GroundedTextEncoder(config(layers=4)))

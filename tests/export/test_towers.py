@@ -93,11 +93,14 @@ def test_tokens_are_the_places_of_a_picture(image: ConvTower) -> None:
     pixels = torch.randn(7, 3, 32, 32)
     seen = image.read(pixels)
     assert torch.equal(seen.vectors, image(pixels))
-    assert seen.tokens.shape == (7, 4 * 4, image.width)
+    assert seen.tokens.shape == (7, 1 + 4 * 4, image.width)
+    ordered = torch.nn.functional.normalize(seen.tokens[:, 0, :24] - seen.tokens[:, 0, :1], dim=-1)
+    centred = torch.nn.functional.normalize(seen.vectors - seen.vectors[:, :1], dim=-1)
+    assert_close(ordered, centred)  # the vector itself, scaled and shifted
     moved = pixels.clone()
     moved[:, :, 24:, 24:] += 0.5  # the last of 4 x 4 places: it changes most
     change = (image.read(moved).tokens - seen.tokens).norm(dim=-1)
-    assert (change.argmax(dim=1) == 15).all()
+    assert (change[:, 1:].argmax(dim=1) == 15).all()
 
 
 @torch.inference_mode()

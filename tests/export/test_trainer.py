@@ -25,6 +25,7 @@ from cir_rt.export.train.inputs import Inputs
 from cir_rt.export.train.learner import Learner
 from cir_rt.export.train.recipes import Progressive
 from cir_rt.export.train.run import train
+from cir_rt.export.train.state import Place
 from cir_rt.export.train.systems import stages_of
 from cir_rt.export.train.trainer import Step, Trainer
 
@@ -40,18 +41,23 @@ def few(drawn: Dataset, fresh: Checkpoint) -> Examples:
     return read_examples(drawn, drawn.split("val"), fresh.config.preprocess, fresh.tokenizer())
 
 
-def trainer_of(
-    model: CirModel, few: Examples, recipe: Progressive = RECIPE, **settings: Any
-) -> Trainer:
+def run(
+    model: CirModel,
+    few: Examples,
+    recipe: Progressive = RECIPE,
+    *,
+    seed: int = 0,
+    **length: Any,
+) -> Place:
     stages = stages_of(model, Inputs(model, few, recipe), recipe)
-    return Trainer(model, stages, recipe, **settings)
+    return Trainer(model, recipe, seed=seed).run(stages, **length)
 
 
 def trained(
     fresh: Checkpoint, few: Examples, *, seed: int = 0, recipe: Progressive = RECIPE
 ) -> dict[str, torch.Tensor]:
     model = load_model(fresh)
-    trainer_of(model, few, recipe, seed=seed).run(epochs=1)
+    run(model, few, recipe, seed=seed, epochs=1)
     return model.state_dict()
 
 
@@ -69,7 +75,7 @@ def test_training_learns(
     drawn: Dataset, checkpoint: Checkpoint, fresh: Checkpoint, few: Examples
 ) -> None:
     steps: list[Step] = []
-    trainer_of(load_model(fresh), few, RECIPE).run(epochs=6, progress=steps.append)
+    run(load_model(fresh), few, RECIPE, epochs=6, progress=steps.append)
     first, last = (sum(step.losses.values()) for step in (steps[0], steps[-1]))
     assert set(steps[0].losses) == {"retrieval", "weighting", "titles"}
     assert last < 0.9 * first
@@ -81,7 +87,7 @@ def test_training_learns(
 
 def test_the_result_is_left_in_evaluation_mode(fresh: Checkpoint, few: Examples) -> None:
     model = load_model(fresh)
-    trainer_of(model, few, RECIPE).run(epochs=1)
+    run(model, few, RECIPE, epochs=1)
     assert not any(module.training for module in model.modules())
 
 
@@ -90,7 +96,7 @@ def test_epochs_are_counted(fresh: Checkpoint, few: Examples, epochs: int) -> No
     whole = {"pictures": len(few.pixels), "queries": len(few.captions)}  # one batch an epoch
     recipe = replace(RECIPE, **whole)
     steps: list[Step] = []
-    place = trainer_of(load_model(fresh), few, recipe).run(epochs=epochs, progress=steps.append)
+    place = run(load_model(fresh), few, recipe, epochs=epochs, progress=steps.append)
     assert [step.epoch for step in steps] == list(range(epochs))
     assert (place.epoch, place.steps) == (epochs, epochs)
 
@@ -102,7 +108,7 @@ def test_minutes_are_a_bound(
     clock = SimpleNamespace(perf_counter=lambda: next(seconds))
     monkeypatch.setattr("cir_rt.export.train.trainer.time", clock)
     steps: list[Step] = []
-    trainer_of(load_model(fresh), few, RECIPE).run(minutes=1, progress=steps.append)
+    run(load_model(fresh), few, RECIPE, minutes=1, progress=steps.append)
     assert [step.seconds for step in steps] == [10, 20, 30, 40, 50]
     assert [step.done for step in steps] == pytest.approx([k / 6 for k in range(1, 6)])
 
@@ -113,7 +119,7 @@ def test_no_query_is_an_error_not_an_endless_loop(fresh: Checkpoint, few: Exampl
     alone = Links(reference=np.array([0]), targets=(np.array([1]),), pictures=2)
     examples = replace(few, links=alone, captions=few.captions[:1], phrases=few.phrases[:2])
     with pytest.raises(ConfigError, match="pictures"):
-        trainer_of(load_model(fresh), examples, recipe).run(epochs=1)
+        run(load_model(fresh), examples, recipe, epochs=1)
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
@@ -148,13 +154,13 @@ def test_the_rate_rises_then_falls_to_nothing(fresh: Checkpoint) -> None:
 def test_unwanted_losses_are_left_out(fresh: Checkpoint, few: Examples) -> None:
     steps: list[Step] = []
     recipe = replace(RECIPE, titles=0.0, weighting=0.0)
-    trainer_of(load_model(fresh), few, recipe).run(epochs=1, progress=steps.append)
+    run(load_model(fresh), few, recipe, epochs=1, progress=steps.append)
     assert set(steps[0].losses) == {"retrieval"}
 
 
 def test_an_unknown_augmentation_names_the_nearest(fresh: Checkpoint, few: Examples) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'flip'"):
-        trainer_of(load_model(fresh), few, replace(RECIPE, augment={"flipp": 1.0}))
+        run(load_model(fresh), few, replace(RECIPE, augment={"flipp": 1.0}))
 
 
 def test_training_goes_on_from_a_checkpoint(

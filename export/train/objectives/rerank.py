@@ -53,8 +53,7 @@ class Candidates:
         ids = self.inputs.ids(said)
         apart = torch.from_numpy(left_out).to(tokens.device)
         with half_precision(self.inputs.device):
-            with torch.no_grad():  # stage I stays as it is
-                z = self.model.text.read(tokens[where[: len(batch)]], ids)
+            z = self.model.text.read(tokens[where[: len(batch)]], ids)
             chosen = tokens[where[len(batch) :]]
             if self.ranking is None:
                 scores = self.model.rerank(z, ids, chosen)

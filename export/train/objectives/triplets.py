@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class Asked:
     weights: Tensor | None  # (queries,) of the loss; None: all alike
 
 
-Terms = Callable[[CirModel, Inputs, Recipe, Asked], dict[str, Tensor]]
+Terms = Callable[[Any, Inputs, Any, Asked], dict[str, Tensor]]  # model and recipe of one system
 
 
 class Triplets:
