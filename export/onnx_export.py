@@ -51,9 +51,14 @@ class Parity:
 def export_graphs(checkpoint: Checkpoint, out: Path, *, half: bool = False) -> dict[str, Parity]:
     """Write the graphs folder and hold each graph against PyTorch; return the differences.
 
-    `half` stores the weights in FP16. Raises CheckpointError where a graph strays from PyTorch by
-    more than 1e-4 on any input.
+    `half` stores the weights in FP16. Raises CheckpointError for a system that no bundle serves
+    yet, and where a graph strays from PyTorch by more than 1e-4 on any input.
     """
+    if checkpoint.config.system != "progressive":
+        raise CheckpointError(
+            f"{checkpoint.folder}: a checkpoint of {checkpoint.config.system}. Bundles serve the "
+            "progressive system alone so far; others can be trained and evaluated."
+        )
     model = load_model(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
     _copy_calibration(checkpoint.folder, out)

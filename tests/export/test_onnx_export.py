@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from small_models import untrained
 
 from cir_rt.engines.onnxruntime import OnnxRuntimeEngine
 from cir_rt.errors import BundleError, CheckpointError
-from cir_rt.export.checkpoint import open_checkpoint
+from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.models.storage import load_model
 from cir_rt.export.models.systems import CirModel
@@ -143,3 +144,9 @@ def test_altered_weights_are_found_by_the_comparison(
     (folder / "model.safetensors").write_bytes(data)
     with pytest.raises(CheckpointError, match=r"differs from PyTorch by .*, the limit is 0\.0001"):
         _compare(modules(graphs), role, folder / f"{role}.onnx", folder)
+
+
+def test_other_systems_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    other = replace(checkpoint, config=replace(checkpoint.config, system="limn"))
+    with pytest.raises(CheckpointError, match="a checkpoint of limn"):
+        export_graphs(other, tmp_path)
