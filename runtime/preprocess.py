@@ -10,7 +10,8 @@ from PIL import Image
 
 from cir_rt.pictures import PictureSource, load
 
-FITS = ("crop", "pad")
+FITS = ("crop", "pad", "targetpad")
+ASPECT = 1.25  # longest that "targetpad" leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,9 @@ class Preprocess:
     """Geometry and normalisation of the image encoder's input.
 
     `fit` is "crop" (short side to `size`, centre crop: CLIP's rule) or "pad" (long side to `size`,
-    centred on white: nothing of a tall garment is cut off).
+    centred on white: nothing of a tall garment is cut off), or "targetpad" (pictures longer than
+    1.25 : 1 are padded with black to that, then "crop": the rule of CLIP4Cir and of candidate
+    re-ranking, github.com/ABaldrati/CLIP4Cir).
     """
 
     size: int = 80
@@ -37,7 +40,9 @@ class Preprocess:
     def pixels(self, source: PictureSource) -> np.ndarray:
         """Return the picture as (size, size, 3) uint8. Raises PictureError."""
         image = load(source)
-        return np.asarray(self._cropped(image) if self.fit == "crop" else self._padded(image))
+        if self.fit == "pad":
+            return np.asarray(self._padded(image))
+        return np.asarray(self._cropped(_widened(image) if self.fit == "targetpad" else image))
 
     def _cropped(self, image: Image.Image) -> Image.Image:
         """Scale the short side, cut the centre; in one step, with no huge picture between."""
@@ -74,3 +79,15 @@ class Preprocess:
         if not sources:
             return np.zeros((0, 3, self.size, self.size), np.float32)
         return self.normalise(np.stack([self.pixels(source) for source in sources]))
+
+
+def _widened(image: Image.Image) -> Image.Image:
+    """Pad the short side with black until the long one is no more than ASPECT times as long."""
+    width, height = image.size
+    if max(width, height) < ASPECT * min(width, height):
+        return image
+    wanted = max(width, height) / ASPECT
+    across, down = (max(int((wanted - side) / 2), 0) for side in (width, height))
+    canvas = Image.new("RGB", (width + 2 * across, height + 2 * down))
+    canvas.paste(image, (across, down))
+    return canvas

@@ -78,8 +78,7 @@ def read_blip(
 
     Writes its tokenizer.json to `tokenizer`. The text encoder's dropout is BLIP's own, since
     converted folders say 0. Stage II starts from the same text encoder: `Reranker.from_single`.
-    NOTE: pictures are cropped at the centre; the re-ranker's authors pad them to an aspect of 1.25
-    before, where it is larger.
+    Pictures are preprocessed as the re-ranker's authors do.
     Raises CheckpointError where the folder does not load or is no BlipForImageTextRetrieval.
     """
     blip, pieces = open_folder(BlipForImageTextRetrieval, folder, tokenizer)
@@ -95,7 +94,7 @@ def read_blip(
         text=TowerSpec(kind="grounded-text", settings=asdict(text)),
         context=text.context,
         pad_id=pad,
-        preprocess=read_preprocess(folder, config.vision_config.image_size),
+        preprocess=read_preprocess(folder, config.vision_config.image_size, "targetpad"),
     )
     return model_config, our_weights(blip.state_dict())
 

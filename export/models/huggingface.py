@@ -50,9 +50,9 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (str, int, float, bool)) and not isinstance(value, torch.dtype)
 
 
-def read_preprocess(folder: Path, size: int) -> Preprocess:
-    """Return a centre crop of `size` with the folder's mean and deviation."""
+def read_preprocess(folder: Path, size: int, fit: str = "crop") -> Preprocess:
+    """Return the preprocessing to `size` with the folder's mean and deviation."""
     path = folder / "preprocessor_config.json"
     values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     mean, std = values.get("image_mean", MEAN), values.get("image_std", STD)
-    return Preprocess(size=size, fit="crop", mean=tuple(mean), std=tuple(std))
+    return Preprocess(size=size, fit=fit, mean=tuple(mean), std=tuple(std))

@@ -100,6 +100,26 @@ def test_lines_of_one_pixel(fit: str, shape: tuple[int, int]) -> None:
     assert (pixels == 90).all(-1).sum() == (256 if fit == "crop" else 16)
 
 
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [((20, 24), 20), ((20, 25), 20), ((20, 50), 40), ((20, 100), 80), ((50, 20), 20)],
+)
+def test_targetpad_widens_what_is_long(shape: tuple[int, int], rows: int) -> None:
+    """Grey rows of `size` that remain after the crop: black was added above and below."""
+    grey = np.full((*shape, 3), 90, np.uint8)
+    pixels = Preprocess(size=rows, fit="targetpad").pixels(grey)
+    if min(shape) * 1.25 >= max(shape):
+        assert (pixels == Preprocess(size=rows, fit="crop").pixels(grey)).all()
+        return
+    tall = pixels if shape[0] < shape[1] else pixels.transpose(1, 0, 2)
+    lit = (tall > 45).all((1, 2))  # the edge is smooth
+    dark = (tall < 10).all((1, 2))
+    share = min(shape) / (max(shape) / 1.25)
+    assert abs(lit.sum() / rows - share) <= 1 / rows
+    assert dark[0]
+    assert dark[-1]
+
+
 def test_a_long_line_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[int, int]] = []
     resize = Image.Image.resize
