@@ -11,20 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def query_to_target(
-    logits: Tensor, positives: Tensor, right: Tensor, weights: Tensor | None = None
-) -> Tensor:
-    """Return the cross-entropy of queries against a pool in which several answers may be right.
-
-    `logits` (n, m), `positives` (n,) each row's chosen column, `right` (n, m) marks every column
-    that is no negative. Those other than the chosen one leave the sum, so that they are neither
-    pulled nor pushed. `weights` (n,) make the mean over the rows a weighted one.
-    """
-    chosen = F.one_hot(positives, logits.shape[1]).bool()
-    others = logits.masked_fill(right & ~chosen, -torch.inf)
-    each = F.cross_entropy(others, positives, reduction="none")
-    return each.mean() if weights is None else (weights * each).sum() / weights.sum()
+from cir_rt.export.train.losses import query_to_target
 
 
 def hard_negatives(scores: Tensor, left_out: Tensor, weights: Tensor | None = None) -> Tensor:

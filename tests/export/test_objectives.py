@@ -74,7 +74,7 @@ def test_pairs_pull_one_products_pictures_together(fresh: Checkpoint, few: Examp
         own = logits[k, twin]
         expected.append((row.logsumexp(0) - own + back.logsumexp(0) - own) / 2)
     assert float(terms["products"]) == pytest.approx(
-        0.5 * float(torch.stack(expected).mean()), 1e-4
+        0.5 * float(torch.stack(expected).mean().detach()), 1e-4
     )
     assert set(terms) == {"titles", "products"}
 

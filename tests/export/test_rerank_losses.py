@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cir_rt.export.train import losses, negatives
-from cir_rt.export.train.rerank_losses import hard_negatives, query_to_target
+from cir_rt.export.train.losses import query_to_target
+from cir_rt.export.train.rerank_losses import hard_negatives
 
 
 def looped(logits: np.ndarray, positives: list[int], right: np.ndarray) -> list[float]:

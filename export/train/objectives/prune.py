@@ -6,9 +6,9 @@ from torch import Tensor
 
 from cir_rt.export.models.systems import PruneModel
 from cir_rt.export.train.inputs import Inputs, half_precision
+from cir_rt.export.train.losses import query_to_target
 from cir_rt.export.train.objectives.triplets import Asked
 from cir_rt.export.train.recipes import Recipe
-from cir_rt.export.train.rerank_losses import query_to_target
 
 
 def terms(model: PruneModel, inputs: Inputs, recipe: Recipe, asked: Asked) -> dict[str, Tensor]:

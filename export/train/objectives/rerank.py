@@ -16,9 +16,10 @@ from cir_rt.export.models.encoded import Encoded
 from cir_rt.export.models.systems import RerankModel
 from cir_rt.export.train.chance import Chance
 from cir_rt.export.train.inputs import Inputs, half_precision
+from cir_rt.export.train.losses import query_to_target
 from cir_rt.export.train.negatives import draw
 from cir_rt.export.train.recipes import Rerank
-from cir_rt.export.train.rerank_losses import hard_negatives, query_to_target
+from cir_rt.export.train.rerank_losses import hard_negatives
 
 BLOCK = 256  # queries, or pictures, that are ranked at once
 
