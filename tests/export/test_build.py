@@ -58,9 +58,11 @@ def test_a_checkpoint_is_exported_on_the_way(
     limit = 1e-5 if precision == "fp32" else 0.1
     assert np.abs(got - open_encoder(checkpoint).encode_texts(texts)).max() < limit
     assert {path.name for path in checkpoint.folder.iterdir()} == {
+        "README.md",
         "calibration",
         "config.json",
         "model.safetensors",
+        "scalars",
         "tokenizer.json",
     }
 
