@@ -52,6 +52,11 @@ class Row:
 
 
 WARM = {"tower_learning_rate": 3e-4}
+SMALL = {  # a captioner that is trained, and writes, within a row's minutes
+    "captioner": {"width": 128, "layers": 1},
+    "captioning": {"epochs": 8},
+    "self_training": {"rounds": 2, "mining": {"neighbours": 2}},
+}
 FEW = 0.25
 ROWS = {
     "fixed": Row(recipe="progressive", says="stage 3, weights 0.5 / 0.5", settings={"weight": 0.5}),
@@ -79,7 +84,7 @@ ROWS = {
         recipe="limn-plus",
         says="LIMN+, the other pictures unlabelled",
         init="limn-few",
-        settings=WARM,
+        settings={**WARM, **SMALL},
         labelled=FEW,
     ),
     "prune": Row(recipe="rerank-prune", says="stage I on the tower of 1+2+3", init="1+2+3"),
@@ -106,7 +111,7 @@ ROWS = {
 @click.option("--rows", default=",".join(ROWS), help="Some of them; what they start from joins.")
 @click.option("--seeds", type=int, default=3, show_default=True)
 @click.option("--minutes", type=float, default=10.0, show_default=True, help="Of each training.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML of what all recipes share.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML of what all rows share.")
 @click.option("--threads", type=int, default=2, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the result only.")
@@ -166,6 +171,7 @@ def _done(
     path = out / f"{name}-{seed}.json"
     if not path.exists():
         click.echo(f"… {name}, seed {seed}", err=True)
+        out.mkdir(parents=True, exist_ok=True)
         result = _train(name, seed, dataset, out, how)
         path.write_text(json.dumps(result), encoding="utf-8")
     return json.loads(path.read_text(encoding="utf-8"))
@@ -193,7 +199,7 @@ def _train(
 def _recipe(row: Row, config: Path | None) -> Recipe:
     """Return the row's recipe with what all share, as far as it has that setting."""
     kind = RECIPES[row.recipe]
-    shared = read_recipe("progressive", config)
+    shared = read_recipe("progressive", config or REPOSITORY / "benchmarks" / "ablation.toml")
     own = kind()
     common = {f.name for f in fields(Recipe)} & {f.name for f in fields(kind)}
     if row.recipe.startswith("rerank"):
