@@ -20,6 +20,7 @@ from cir_rt.export.data.formats import open_dataset
 from cir_rt.export.data.garments import write
 from cir_rt.export.models.storage import load_model, save_model
 from cir_rt.export.onnx_export import Parity, export_graphs
+from cir_rt.export.train.examples import Examples, read_examples
 from cir_rt.export.train.run import train
 
 
@@ -44,6 +45,18 @@ def checkpoint(drawn: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Chec
     folder = tmp_path_factory.mktemp("checkpoint")
     train(drawn, folder, RECIPE, seed=1)
     return open_checkpoint(folder)
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A model that nobody trained."""
+    return untrained(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.fixture(scope="session")
+def few(drawn: Dataset, fresh: Checkpoint) -> Examples:
+    """The validation pictures as training examples: two batches an epoch, or three."""
+    return read_examples(drawn, drawn.split("val"), fresh.config.preprocess, fresh.tokenizer())
 
 
 @pytest.fixture(scope="session")

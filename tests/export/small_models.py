@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cir_rt.export.checkpoint import Checkpoint, ModelConfig, TowerSpec, open_checkpoint
 from cir_rt.export.models.storage import save_model
 from cir_rt.export.models.systems import build_model
-from cir_rt.export.train.recipes import Progressive
+from cir_rt.export.train.recipes import Progressive, Recipe
 from cir_rt.export.train.vocabulary import learn
 from cir_rt.preprocess import Preprocess
 
@@ -29,6 +30,14 @@ RECIPE = Progressive(
     learning_rate=4e-3,
     augment={"zoom": 0.05, "stretch": 0.0, "shift": 0.03, "tilt": 0.0, "light": 0.05},
 )
+
+
+def small(kind: type[Recipe], **settings: Any) -> Any:
+    """Return another recipe with the sizes of `RECIPE`."""
+    shared = {f.name: getattr(RECIPE, f.name) for f in fields(Recipe)}
+    return kind(**{**shared, **settings})
+
+
 SAYINGS = ("the same but in red", "is longer and more formal", "has dots instead of stripes") * 3
 
 

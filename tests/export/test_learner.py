@@ -7,27 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_models import RECIPE, untrained
+from small_models import RECIPE
 
 from cir_rt.export.checkpoint import Checkpoint
-from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.models.storage import load_model
-from cir_rt.export.train.examples import Examples, read_examples
+from cir_rt.export.train.examples import Examples
 from cir_rt.export.train.inputs import Inputs
 from cir_rt.export.train.learner import Learner
 from cir_rt.export.train.state import Place
 from cir_rt.export.train.systems import stages_of
 from cir_rt.export.train.trainer import Step, Trainer
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return untrained(tmp_path_factory.mktemp("fresh"))
-
-
-@pytest.fixture(scope="module")
-def few(drawn: Dataset, fresh: Checkpoint) -> Examples:
-    return read_examples(drawn, drawn.split("val"), fresh.config.preprocess, fresh.tokenizer())
 
 
 def test_several_batches_make_one_step_of_their_mean(fresh: Checkpoint) -> None:

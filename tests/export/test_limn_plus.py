@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import RECIPE
+from small_models import small
 
 from cir_rt.errors import DataError
 from cir_rt.export.checkpoint import open_checkpoint
@@ -19,14 +19,8 @@ from cir_rt.export.models.encoder import TorchEncoder, open_encoder
 from cir_rt.export.train.limn_plus import ROUNDS, pool_of, train_limn_plus
 from cir_rt.export.train.recipes import LimnPlus
 
-PLUS = LimnPlus(
-    image=RECIPE.image,
-    text=RECIPE.text,
-    preprocess=RECIPE.preprocess,
-    dim=RECIPE.dim,
-    vocabulary=RECIPE.vocabulary,
-    context=RECIPE.context,
-    pictures=RECIPE.pictures,
+PLUS = small(
+    LimnPlus,
     learning_rate=1e-3,
     composer={"factors": 3, "width": 32, "token_width": 24, "match_width": 16, "dropout": 0.0},
     self_training={

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import RECIPE, untrained
+from small_models import RECIPE
 
 from cir_rt.errors import DataError
 from cir_rt.export.checkpoint import Checkpoint
@@ -26,16 +26,6 @@ from cir_rt.export.train.systems import stages_of
 
 PLAIN = replace(RECIPE, augment=dict.fromkeys(RECIPE.augment, 0.0) | {"flip": 0.0})
 GROUNDED = {"width": 16, "heads": 2, "layers": 2, "inner": 32, "dropout": 0.0}
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return untrained(tmp_path_factory.mktemp("fresh"))
-
-
-@pytest.fixture(scope="module")
-def few(drawn: Dataset, fresh: Checkpoint) -> Examples:
-    return read_examples(drawn, drawn.split("val"), fresh.config.preprocess, fresh.tokenizer())
 
 
 def doubled(few: Examples) -> Examples:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import RECIPE
+from small_models import RECIPE, small
 from torch import Tensor
 
 from cir_rt.errors import CheckpointError, UsageError
@@ -31,14 +31,9 @@ PROGRESSIVE = replace(
     average=0.9,
     validate=1,
 )
-LIMN = Limn(
-    image=RECIPE.image,
-    text=RECIPE.text,
-    preprocess=RECIPE.preprocess,
-    dim=RECIPE.dim,
-    vocabulary=RECIPE.vocabulary,
-    context=RECIPE.context,
-    pictures=RECIPE.pictures,
+LIMN = small(
+    Limn,
+    learning_rate=1e-3,
     composer={"factors": 3, "width": 16, "heads": 2, "token_width": 8, "match_width": 4},
 )
 

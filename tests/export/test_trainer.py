@@ -20,7 +20,7 @@ from cir_rt.export.models.encoder import open_encoder
 from cir_rt.export.models.storage import load_model
 from cir_rt.export.models.systems import CirModel
 from cir_rt.export.train.batches import Links
-from cir_rt.export.train.examples import Examples, read_examples
+from cir_rt.export.train.examples import Examples
 from cir_rt.export.train.inputs import Inputs
 from cir_rt.export.train.learner import Learner
 from cir_rt.export.train.recipes import Progressive
@@ -28,17 +28,6 @@ from cir_rt.export.train.run import train
 from cir_rt.export.train.state import Place
 from cir_rt.export.train.systems import stages_of
 from cir_rt.export.train.trainer import Step, Trainer
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return untrained(tmp_path_factory.mktemp("fresh"))
-
-
-@pytest.fixture(scope="module")
-def few(drawn: Dataset, fresh: Checkpoint) -> Examples:
-    """The validation pictures: two batches an epoch, or three."""
-    return read_examples(drawn, drawn.split("val"), fresh.config.preprocess, fresh.tokenizer())
 
 
 def run(
