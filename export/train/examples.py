@@ -34,6 +34,7 @@ def texts_of(dataset: Dataset, split: Split) -> list[str]:
 class Examples:
     """Training data in memory; texts are rows of `ids`, pictures rows of `pixels`."""
 
+    names: tuple[str, ...]  # the pictures' ids
     pixels: np.ndarray  # (pictures, size, size, 3) uint8
     ids: np.ndarray  # (texts, longest) int64, each text once
     links: Links
@@ -41,6 +42,7 @@ class Examples:
     phrases: tuple[np.ndarray, ...]  # per picture, rows of `ids` that describe it
     products: np.ndarray  # (pictures,) int64, the same number for pictures of one product
     weights: np.ndarray | None = None  # (queries,) float32 of the loss; None: all alike
+    candidates: np.ndarray | None = None  # (queries, top) int64, a pruner's best pictures
     keep_reference: bool = True  # whether the protocol ranks a query's own reference
 
     def only(self, queries: np.ndarray) -> Examples:
@@ -51,9 +53,10 @@ class Examples:
             reference=self.links.reference[chosen],
             targets=tuple(self.links.targets[q] for q in chosen),
         )
-        weights = None if self.weights is None else self.weights[chosen]
         captions = tuple(self.captions[q] for q in chosen)
-        return replace(self, links=links, captions=captions, weights=weights)
+        weights = None if self.weights is None else self.weights[chosen]
+        best = None if self.candidates is None else self.candidates[chosen]
+        return replace(self, links=links, captions=captions, weights=weights, candidates=best)
 
     def weighed(self, last: int, weight: float) -> Examples:
         """Return the same with the last queries' losses weighing `weight`, the others' 1."""
@@ -96,6 +99,7 @@ def read_examples(
         pictures=len(pictures),
     )
     return Examples(
+        names=tuple(pictures),
         pixels=load_pixels(dataset.paths(pictures), preprocess, progress),
         ids=tokenizer(list(texts), truncate=True),
         links=links,

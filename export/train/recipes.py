@@ -125,9 +125,10 @@ class Rerank(Recipe):
     titles: float = 0.0
     learning_rate: float = 5e-4
     queries: int = 16  # of a batch
-    negatives: str = "batch"  # the other queries' targets, or "hard": from stage I's `top`
-    top: int = 50  # stage I's candidates that hard negatives are drawn from
+    negatives: str = "batch"  # the other queries' targets, or "hard": from a pruner's `top`
+    top: int = 50  # the pruner's candidates that hard negatives are drawn from
     hard: int = 15  # of them, a query
+    pruner: str = ""  # the checkpoint whose candidates those are; stage I itself unless said
 
     def __post_init__(self) -> None:
         if self.negatives not in ("batch", "hard"):

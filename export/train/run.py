@@ -14,15 +14,16 @@ import torch
 
 from cir_rt.config import to_dict
 from cir_rt.errors import UsageError
-from cir_rt.export.checkpoint import CALIBRATION, TOKENIZER
-from cir_rt.export.data.dataset import Dataset, Query
-from cir_rt.export.evaluate import ask, report
-from cir_rt.export.models.encoder import encoder_of
+from cir_rt.export.checkpoint import CALIBRATION, TOKENIZER, open_checkpoint
+from cir_rt.export.data.dataset import Dataset, Query, Split
+from cir_rt.export.evaluate import Encoder, QueryEncoder, ask, report
+from cir_rt.export.models.encoder import encoder_of, open_encoder
 from cir_rt.export.models.scorer import Scorer
 from cir_rt.export.models.storage import check_device, save_model
 from cir_rt.export.models.systems import CirModel, ProgressiveModel
 from cir_rt.export.rerank import reranked
 from cir_rt.export.samples import check_samples_folder, write_samples
+from cir_rt.export.train.candidates import candidates
 from cir_rt.export.train.card import write_card
 from cir_rt.export.train.examples import Examples, read_examples
 from cir_rt.export.train.holdout import hold_out, set_gate
@@ -81,10 +82,9 @@ def train(
 ) -> Trained:
     """Train on the dataset's train split and write the checkpoint folder `out`.
 
-    `init` is a checkpoint or a Hugging Face folder, of which as much goes on as both have. `resume`
-    goes on with the run that `out` holds unfinished. `extra` are queries besides the split's own,
-    whose loss weighs `extra_weight`. Raises DataError where pictures are missing, UsageError where
-    there is nothing to resume.
+    `init` is a checkpoint or a Hugging Face folder, of which as much goes on as both have. `extra`
+    are queries besides the split's own, whose loss weighs `extra_weight`. Raises DataError where
+    pictures are missing, UsageError where `resume` finds nothing unfinished in `out`.
     """
     if minutes and epochs:
         raise UsageError("minutes and epochs both say when to stop. Give one of them.")
@@ -102,6 +102,7 @@ def train(
         tokenizer = Tokenizer(words, context=config.context, pad_id=config.pad_id)
         examples = read_examples(dataset, asked, config.preprocess, tokenizer)
         examples = examples.weighed(len(extra), extra_weight) if extra else examples
+        examples = _pruned(examples, dataset, split, recipe, model, tokenizer)
         trainer = Trainer(
             model,
             recipe,
@@ -137,6 +138,25 @@ def _learn(
     if held.any() and isinstance(model, ProgressiveModel):
         set_gate(model, examples.only(held))
     return place
+
+
+def _pruned(
+    examples: Examples,
+    dataset: Dataset,
+    split: Split,
+    recipe: Recipe,
+    model: CirModel,
+    tokenizer: Tokenizer,
+) -> Examples:
+    """Add the candidates of the recipe's pruner, or of the model's own stage I, where asked for."""
+    if not isinstance(recipe, Rerank) or recipe.negatives != "hard":
+        return examples
+    encoder: Encoder | QueryEncoder = encoder_of(model, tokenizer)
+    if recipe.pruner:
+        pruner = open_checkpoint(recipe.pruner)
+        encoder = open_encoder(pruner, device=str(next(model.parameters()).device))
+    found = candidates(encoder, dataset, split, examples, recipe.top)
+    return replace(examples, candidates=found)
 
 
 def _prepare(out: Path, device: str, threads: int | None, seed: int) -> None:

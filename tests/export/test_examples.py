@@ -80,7 +80,7 @@ def test_a_pad_inside_a_caption_cuts_nothing() -> None:
     nothing = np.zeros((0, 1, 1, 3), np.uint8)
     products = np.zeros(0, np.int64)
     made = Examples(
-        pixels=nothing, ids=ids, links=links, captions=(), phrases=(), products=products
+        names=(), pixels=nothing, ids=ids, links=links, captions=(), phrases=(), products=products
     )
     assert np.array_equal(made.tokens(np.array([0, 2]), 9), ids[[0, 2], :3])
     assert np.array_equal(made.tokens(np.array([1]), 9), ids[[1]])

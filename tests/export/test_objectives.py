@@ -14,12 +14,14 @@ from small_models import RECIPE
 from cir_rt.errors import DataError
 from cir_rt.export.checkpoint import Checkpoint
 from cir_rt.export.data.dataset import Dataset
+from cir_rt.export.models.encoder import encoder_of
 from cir_rt.export.models.storage import load_model
+from cir_rt.export.train.candidates import candidates
 from cir_rt.export.train.chance import chance
 from cir_rt.export.train.examples import Examples, read_examples
 from cir_rt.export.train.inputs import Inputs
 from cir_rt.export.train.objectives.pairs import Pairs
-from cir_rt.export.train.objectives.rerank import Candidates, rank
+from cir_rt.export.train.objectives.rerank import Candidates
 from cir_rt.export.train.recipes import Prune, Rerank
 from cir_rt.export.train.start import start
 from cir_rt.export.train.systems import stages_of
@@ -109,52 +111,57 @@ def staged(drawn: Dataset, fresh: Checkpoint, tmp_path_factory: pytest.TempPathF
     from cir_rt.text import Tokenizer
 
     tokenizer = Tokenizer(folder / "words.json", context=model.config.context, pad_id=0)
-    return read_examples(drawn, split, model.config.preprocess, tokenizer), recipe, model
+    examples = read_examples(drawn, split, model.config.preprocess, tokenizer)
+    best = candidates(encoder_of(model, tokenizer), drawn, split, examples, recipe.top)
+    return replace(examples, candidates=best), recipe, model, tokenizer
 
 
 def test_texts_begin_with_their_mark(staged: Any) -> None:
-    examples, _, model = staged
+    examples, _, model, _ = staged
     assert (examples.ids[:, 0] == model.config.text.settings["enc_id"]).all()
     assert not (examples.ids[:, 1:] == model.config.text.settings["enc_id"]).any()
 
 
-def test_hard_negatives_are_stage_ones_best(staged: Any) -> None:
-    examples, recipe, model = staged
-    found = rank(model, Inputs(model, examples, recipe), recipe.top)
-    assert found.shape == (len(examples.captions), 19)
-    gallery = Inputs(model, examples, PLAIN).pictures(np.arange(len(examples.pixels)), chance(0))
-    query = 11
-    ids = torch.from_numpy(examples.tokens(examples.captions[query][-1:], 0))
+def test_candidates_are_the_pruners_best(drawn: Dataset, staged: Any) -> None:
+    examples, recipe, model, tokenizer = staged
+    split = drawn.split("val")
+    found = examples.candidates
+    assert found.shape == (len(examples.captions), recipe.top)
+    query = split.queries[11]
+    gallery = split.galleries[query.group]
+    preprocess = model.config.preprocess
+    ids = torch.from_numpy(tokenizer([query.text], truncate=True))
     with torch.inference_mode():
-        reference = gallery[torch.tensor([examples.links.reference[query]])]
-        q = model.text(reference.tokens, ids)[0]
-        expected = (gallery.vectors @ q).argsort(descending=True)[:19]
-    assert set(found[query]) == set(expected.tolist())
+        seen = model.image.read(torch.from_numpy(preprocess(drawn.paths(gallery))))
+        reference = model.image.read(torch.from_numpy(preprocess(drawn.paths([query.reference]))))
+        scores = seen.vectors @ model.text(reference.tokens, ids)[0]
+    best = [gallery[k] for k in scores.argsort(descending=True)[: recipe.top].tolist()]
+    assert [examples.names[row] for row in found[11]] == best
 
 
 @pytest.mark.parametrize("negatives", ["batch", "hard"])
 def test_stage_two_alone_learns(staged: Any, negatives: str) -> None:
-    examples, recipe, model = staged
-    recipe = replace(recipe, negatives=negatives)
-    candidates = Candidates(model, Inputs(model, examples, recipe), recipe)
-    batches = candidates.batches(np.random.default_rng(0))
+    examples, recipe, model, _ = staged
+    if negatives == "batch":
+        examples = replace(examples, candidates=None)
+    stage = Candidates(model, Inputs(model, examples, recipe), recipe)
+    batches = stage.batches(np.random.default_rng(0))
     assert sorted(np.concatenate(batches)) == list(range(len(examples.captions)))
     model.zero_grad()
-    terms = candidates.losses(batches[0], chance(0))
+    terms = stage.losses(batches[0], chance(0))
     terms["rerank"].backward()
     learnt = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
     assert learnt == {"rerank"}
 
 
 def test_the_batch_holds_no_wrong_negatives(staged: Any) -> None:
-    examples, recipe, model = staged
-    recipe = replace(recipe, negatives="batch")
-    kept = replace(examples, keep_reference=False)
-    candidates = Candidates(model, Inputs(model, kept, recipe), recipe)
+    examples, recipe, model, _ = staged
+    kept = replace(examples, keep_reference=False, candidates=None)
+    stage = Candidates(model, Inputs(model, kept, recipe), recipe)
     batch = np.arange(7)
     target = np.asarray([examples.links.targets[q][0] for q in batch])
     target[3] = examples.links.reference[5]  # another query's reference
-    rows, apart = candidates._candidates(batch, target, chance(0))
+    rows, apart = stage._candidates(batch, target, chance(0))
     assert np.array_equal(rows, target)
     for i in batch:
         own = [*examples.links.targets[i], examples.links.reference[i]]

@@ -1,7 +1,7 @@
 """Stage II of re-ranking: targets against other queries' targets, or against hard negatives.
 
 Source: Liu, Sun, Teney, Gould (TMLR 2024; arXiv 2305.16304), who train on the batch's targets
-alone; hard negatives from stage I's candidates are ours.
+alone; hard negatives from a pruner's candidates are ours.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cir_rt.export.models.encoded import Encoded
 from cir_rt.export.models.systems import RerankModel
 from cir_rt.export.train.chance import Chance
 from cir_rt.export.train.inputs import Inputs, half_precision
@@ -21,18 +20,14 @@ from cir_rt.export.train.negatives import draw
 from cir_rt.export.train.recipes import Rerank
 from cir_rt.export.train.rerank_losses import hard_negatives
 
-BLOCK = 256  # queries, or pictures, that are ranked at once
-
 
 class Candidates:
     """Batches of queries, each with its target and wrong candidates."""
 
     def __init__(self, model: RerankModel, inputs: Inputs, recipe: Rerank) -> None:
-        """For hard negatives, rank the training pictures by stage I once."""
+        """For hard negatives, the inputs' examples carry a pruner's candidates."""
         self.model, self.inputs, self.recipe = model, inputs, recipe
-        self.ranking: np.ndarray | None = None
-        if recipe.negatives == "hard":
-            self.ranking = rank(model, inputs, recipe.top)
+        self.ranking = inputs.examples.candidates
 
     def batches(self, rng: np.random.Generator) -> Sequence[np.ndarray]:
         """Return query rows, every query once; the last batch may be smaller."""
@@ -87,28 +82,3 @@ class Candidates:
         if examples.keep_reference:
             return right
         return np.append(right, examples.links.reference[query])
-
-
-@torch.inference_mode()
-def rank(model: RerankModel, inputs: Inputs, top: int) -> np.ndarray:
-    """Return stage I's best rows of the training pictures for every query, (queries, top) int64."""
-    model.eval()
-    examples, device = inputs.examples, inputs.device
-    seen = [_read(model, inputs, k) for k in range(0, len(examples.pixels), BLOCK)]
-    tokens = torch.cat([part.tokens for part in seen])
-    gallery = torch.cat([part.vectors for part in seen])
-    best = []
-    for start in range(0, len(examples.captions), BLOCK):
-        block = range(start, min(start + BLOCK, len(examples.captions)))
-        ids = inputs.ids(np.asarray([examples.captions[q][-1] for q in block]))
-        reference = torch.from_numpy(examples.links.reference[block.start : block.stop])
-        q = model.text(tokens[reference].to(device), ids)
-        best.append((q @ gallery.T).topk(min(top, len(gallery)), dim=1).indices.cpu())
-    return torch.cat(best).numpy()
-
-
-def _read(model: RerankModel, inputs: Inputs, start: int) -> Encoded:
-    pixels = inputs.examples.pixels[start : start + BLOCK]
-    values = torch.from_numpy(model.config.preprocess.normalise(pixels)).to(inputs.device)
-    seen = model.image.read(values)
-    return Encoded(vectors=seen.vectors, tokens=seen.tokens.cpu())
