@@ -46,6 +46,10 @@ class ModelConfig:
         if self.format != FORMAT:
             raise ValueError(f"format {self.format} is not the format {FORMAT} read here")
 
+    def tokenizer(self, path: Path) -> Tokenizer:
+        """Open a tokenizer.json with the model's context."""
+        return Tokenizer(path, context=self.context, pad_id=self.pad_id)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -61,9 +65,7 @@ class Checkpoint:
 
     def tokenizer(self) -> Tokenizer:
         """Open the tokenizer with the model's context."""
-        return Tokenizer(
-            self.folder / TOKENIZER, context=self.config.context, pad_id=self.config.pad_id
-        )
+        return self.config.tokenizer(self.folder / TOKENIZER)
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -22,7 +22,7 @@ def write_card(trained: Trained, recipe: Recipe, run: Mapping[str, Any]) -> None
     changed = {k: v for k, v in to_dict(recipe).items() if v != fresh[k]}
     facts = {
         "system": recipe.system,
-        "dataset": f"{run['dataset']['name']}, {run['dataset']['queries']} training queries",
+        "dataset": f"{run['dataset']}, {run['queries']} training queries",
         "parameters": ", ".join(f"{k} {v:,}" for k, v in trained.parameters.items()),
         "started from": run["start"],
         "length": f"{trained.steps} steps, {trained.seconds / 60:.1f} minutes",

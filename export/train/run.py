@@ -92,14 +92,13 @@ def train(
     split = dataset.split("train")
     length = {"epochs": epochs, "minutes": minutes}
     asked = replace(split, queries=(*split.queries, *extra))
-    run = {"recipe": to_dict(recipe), "start": str(init), **length, "seed": seed}
-    run["dataset"] = {"name": dataset.name, "queries": len(asked.queries)}
+    data = {"dataset": dataset.name, "queries": len(asked.queries), "start": str(init)}
+    run = {"recipe": to_dict(recipe), "seed": seed, **length, **data}
     state = StateFile(out / STATE, run)
     with tempfile.TemporaryDirectory(prefix="cir-rt-train-") as scratch:
         words = Path(scratch) / TOKENIZER  # what stands in `out` stays until training is over
         model = start(dataset, split, recipe, words, init).to(device)
-        config = model.config
-        tokenizer = Tokenizer(words, context=config.context, pad_id=config.pad_id)
+        config, tokenizer = model.config, model.config.tokenizer(words)
         examples = read_examples(dataset, asked, config.preprocess, tokenizer)
         examples = examples.weighed(len(extra), extra_weight) if extra else examples
         examples = _pruned(examples, dataset, split, recipe, model, tokenizer)
