@@ -51,7 +51,7 @@ class Row:
     labelled: float = 1.0  # share of the training queries that it sees
 
 
-WARM = {"tower_learning_rate": 3e-4}
+WARM = {"tower_learning_rate": 1e-3}  # towers that were themselves trained for minutes
 SMALL = {  # a captioner that is trained, and writes, within a row's minutes
     "captioner": {"width": 128, "layers": 1},
     "captioning": {"epochs": 8},
@@ -61,12 +61,15 @@ FEW = 0.25
 ROWS = {
     "fixed": Row(recipe="progressive", says="stage 3, weights 0.5 / 0.5", settings={"weight": 0.5}),
     "adaptive": Row(recipe="progressive", says="stage 3, adaptive weights"),
-    "1+3": Row(recipe="progressive", says="stages 1, 3", settings={"image_text": 0.35}),
-    "1+2+3": Row(
+    "1": Row(recipe="progressive", says="stage 1 alone", settings={"image_text": 1.0}),
+    "1+3": Row(recipe="progressive", says="stages 1, 3", init="1", settings=WARM),
+    "1+2": Row(
         recipe="progressive",
-        says="stages 1, 2, 3",
-        settings={"image_text": 0.1, "domain": 0.25, "products": 0.5},
+        says="stages 1, 2",
+        init="1",
+        settings={**WARM, "domain": 1.0, "products": 0.5},
     ),
+    "1+2+3": Row(recipe="progressive", says="stages 1, 2, 3", init="1+2", settings=WARM),
     "limn": Row(recipe="limn", says="LIMN on the towers of 1+2+3", init="1+2+3", settings=WARM),
     "limn-few": Row(
         recipe="limn",

@@ -58,7 +58,7 @@ class Recipe:
 class Progressive(Recipe):
     """The progressive system: image-text pairs, the domain's products, composed queries.
 
-    The stages' lengths are shares of the run; what the first two leave is stage 3.
+    The stages' lengths are shares of the run; what the first two leave is stage 3, if anything.
     """
 
     system = "progressive"
@@ -72,8 +72,8 @@ class Progressive(Recipe):
     held_out: float = 0.0  # share of the products that are kept to set the gate with, at the end
 
     def __post_init__(self) -> None:
-        if not (0 <= self.image_text + self.domain < 1):
-            raise ValueError("image_text and domain are shares of the run, below 1 together")
+        if min(self.image_text, self.domain) < 0 or self.image_text + self.domain > 1:
+            raise ValueError("image_text and domain are shares of the run, at most 1 together")
         if self.weight is not None and not 0 < self.weight < 1:
             raise ValueError(f"weight = {self.weight} is not between 0 and 1")
 

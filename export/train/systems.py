@@ -40,6 +40,8 @@ def _progressive(model: Any, inputs: Inputs, recipe: Progressive) -> Sequence[St
         stages.append(Stage(name="domain", objective=paired, share=recipe.domain))
     if recipe.weight is not None:
         model.compose.fix(recipe.weight)
-    composed = Triplets(model, inputs, recipe, hybrid.terms)
     rest = 1 - recipe.image_text - recipe.domain
-    return [*stages, Stage(name="hybrid", objective=composed, share=rest)]
+    if rest > 1e-6:
+        composed = Triplets(model, inputs, recipe, hybrid.terms)
+        stages.append(Stage(name="hybrid", objective=composed, share=rest))
+    return stages

@@ -94,6 +94,19 @@ def test_a_fixed_weight_stays(fresh: Checkpoint, few: Examples) -> None:
     assert torch.allclose(model.compose(v, u)[1], torch.tensor([0.3, 0.7]).expand(5, 2))
 
 
+def test_stages_are_those_that_have_a_share(fresh: Checkpoint, few: Examples) -> None:
+    model, examples = load_model(fresh), doubled(few)
+    for shares, names in [
+        ({}, ["hybrid"]),
+        ({"image_text": 0.2, "domain": 0.3}, ["image-text", "domain", "hybrid"]),
+        ({"image_text": 0.3, "domain": 0.7}, ["image-text", "domain"]),
+    ]:
+        recipe = replace(PLAIN, **shares)
+        stages = stages_of(model, Inputs(model, examples, recipe), recipe)
+        assert [stage.name for stage in stages] == names
+        assert sum(stage.share for stage in stages) == pytest.approx(1)
+
+
 @pytest.fixture(scope="module")
 def staged(drawn: Dataset, fresh: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Examples, recipe and model of stage II over an untrained stage I."""

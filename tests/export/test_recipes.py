@@ -74,3 +74,12 @@ def test_a_recipe_is_a_value() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.epochs = 3  # type: ignore[misc]
     assert from_dict(Progressive, json.loads(json.dumps(to_dict(recipe)))).epochs == 2
+
+
+def test_shares_of_a_run_are_at_most_all_of_it() -> None:
+    assert Progressive(image_text=0.25, domain=0.75).domain == 0.75
+    for wrong in ({"image_text": 0.5, "domain": 0.6}, {"domain": -0.1}, {"image_text": 1.1}):
+        with pytest.raises(ValueError, match="at most 1 together"):
+            Progressive(**wrong)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Progressive(weight=1.0)
