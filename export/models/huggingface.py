@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from cir_rt.errors import CheckpointError
 from cir_rt.preprocess import Preprocess
@@ -23,11 +26,8 @@ def open_folder(
 
     Raises CheckpointError where the folder does not load, or lacks weights of this kind of model.
     """
-    try:
-        model, told = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        pieces = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: transformers cannot load it ({error}).") from error
+    with _quiet():
+        model, told, pieces = _loaded(kind, folder)
     missing = sorted(told["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -37,6 +37,29 @@ def open_folder(
     tokenizer.parent.mkdir(parents=True, exist_ok=True)
     pieces.backend_tokenizer.save(str(tokenizer))
     return model, pieces
+
+
+def _loaded(
+    kind: type[PreTrainedModel], folder: Path
+) -> tuple[PreTrainedModel, dict[str, Any], Any]:
+    try:
+        model, told = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        pieces = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: transformers cannot load it ({error}).") from error
+    return model, told, pieces
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars off stderr: what is missing is told as an error here."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def plain_values(config: PretrainedConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from small_models import SAYINGS
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
@@ -19,9 +20,11 @@ from transformers import (
     BlipForImageTextRetrieval,
 )
 
+from cir_rt.cli import cli
 from cir_rt.config import from_dict, to_dict
 from cir_rt.errors import CheckpointError
 from cir_rt.export.checkpoint import ModelConfig
+from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.models.blip import BlipImageConfig, BlipImageTower, our_weights, read_blip
 from cir_rt.export.models.prune import Prune, PruneConfig
 from cir_rt.text import Tokenizer
@@ -210,3 +213,29 @@ def test_a_folder_that_does_not_load_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "blip"}')
     with pytest.raises(CheckpointError, match="transformers cannot load it"):
         read_blip(tmp_path, tmp_path / "tokenizer.json")
+
+
+def test_a_folder_is_trained_and_evaluated_from_the_command_line(
+    folder: Path, drawn: Dataset, tmp_path: Path
+) -> None:
+    """The way of docs/train.md: a BLIP folder, stage I, stage II, the dataset's own recall."""
+
+    def call(*arguments: object) -> dict[str, Any]:
+        result = CliRunner().invoke(cli, [*map(str, arguments), "--threads", "1", "--json"])
+        assert result.exit_code == 0, result.output
+        assert result.stderr == ""
+        return json.loads(result.stdout)
+
+    few, data = tmp_path / "few.toml", ("--data", drawn.folder)
+    few.write_text("pictures = 32\nqueries = 8\n", encoding="utf-8")
+    one, two = tmp_path / "one", tmp_path / "two"
+    length = ("--config", few, "--epochs", 1)
+    call("train", "rerank-prune", *data, "--init", folder, "--out", one, *length)
+    call("train", "rerank", *data, "--init", one, "--out", two, *length)
+    stage_one = call("evaluate", one, *data)
+    both = call("evaluate", one, "--reranker", two, "--rerank", 5, *data)
+    assert (stage_one["rerank"], both["rerank"]) == (0, 5)
+    assert stage_one["recall"]["R@10"] == both["recall"]["R@10"]
+    assert "rerank-prune" in (one / "README.md").read_text(encoding="utf-8")
+    again = call("train", "rerank", *data, "--init", folder, "--out", two, *length)
+    assert again["parameters"]["rerank"] > again["parameters"]["text"]
