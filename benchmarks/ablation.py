@@ -1,12 +1,13 @@
 """What each idea is worth: rows of trainings on one dataset, several seeds, one table.
 
-    python benchmarks/ablation.py photos/ --out /tmp/ablation --minutes 10 --seeds 3
+    python benchmarks/ablation.py photos/ --out /tmp/ablation --epochs 12 --seeds 3
     python benchmarks/ablation.py photos/ --out /tmp/ablation --rows fixed,adaptive --record photos
 
 Every training leaves its checkpoint and its result in --out, and is not done again: an interrupted
 call goes on where it was, and calls with different rows may run side by side. Rows that start from
 another row's checkpoint take the one of the same seed. --out may not lie in this repository: the
-licence of the pictures decides what may be done with weights made of them.
+licence of the pictures decides what may be done with weights made of them. Lengths are epochs, not
+minutes: rows that ran beside other work must compare.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Row:
     init: str | None = None
     over: str | None = None
     labelled: float = 1.0  # share of the training queries that it sees
+    lasts: float = 1.0  # its epochs, as a multiple of --epochs
 
 
 WARM = {"tower_learning_rate": 1e-3}  # towers that were themselves trained for minutes
@@ -58,16 +60,23 @@ SMALL = {  # a captioner that is trained, and writes, within a row's minutes
     "self_training": {"rounds": 2, "mining": {"neighbours": 2}},
 }
 FEW = 0.25
+PICTURES = 4  # epochs over pictures for one over queries, which shows each of them several times
 ROWS = {
     "fixed": Row(recipe="progressive", says="stage 3, weights 0.5 / 0.5", settings={"weight": 0.5}),
     "adaptive": Row(recipe="progressive", says="stage 3, adaptive weights"),
-    "1": Row(recipe="progressive", says="stage 1 alone", settings={"image_text": 1.0}),
+    "1": Row(
+        recipe="progressive",
+        says="stage 1 alone",
+        settings={"image_text": 1.0},
+        lasts=PICTURES,
+    ),
     "1+3": Row(recipe="progressive", says="stages 1, 3", init="1", settings=WARM),
     "1+2": Row(
         recipe="progressive",
         says="stages 1, 2",
         init="1",
         settings={**WARM, "domain": 1.0, "products": 0.5},
+        lasts=PICTURES,
     ),
     "1+2+3": Row(recipe="progressive", says="stages 1, 2, 3", init="1+2", settings=WARM),
     "limn": Row(recipe="limn", says="LIMN on the towers of 1+2+3", init="1+2+3", settings=WARM),
@@ -82,6 +91,7 @@ ROWS = {
         init="limn-few",
         settings=WARM,
         labelled=FEW,
+        lasts=3,
     ),
     "limn-plus": Row(
         recipe="limn-plus",
@@ -97,6 +107,7 @@ ROWS = {
         init="prune",
         over="prune",
         settings={"queries": 16, "negatives": "batch"},
+        lasts=0.25,
     ),
     "rerank-hard": Row(
         recipe="rerank",
@@ -104,6 +115,7 @@ ROWS = {
         init="prune",
         over="prune",
         settings={"queries": 16, "negatives": "hard"},
+        lasts=0.25,
     ),
 }
 
@@ -113,7 +125,7 @@ ROWS = {
 @click.option("--out", type=FOLDER, default=Path("/tmp/ablation"), show_default=True)
 @click.option("--rows", default=",".join(ROWS), help="Some of them; what they start from joins.")
 @click.option("--seeds", type=int, default=3, show_default=True)
-@click.option("--minutes", type=float, default=10.0, show_default=True, help="Of each training.")
+@click.option("--epochs", type=float, default=12.0, show_default=True, help="Of most rows.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML of what all rows share.")
 @click.option("--threads", type=int, default=2, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
@@ -147,7 +159,7 @@ def main(
         "protocol": str(dataset.split("val").protocol),
         "queries": len(dataset.split("val").queries),
         "seeds": seeds,
-        "minutes": how["minutes"],
+        "epochs": how["epochs"],
         "rows": found,
         "environment": environment(),
     }
@@ -185,7 +197,8 @@ def _train(
 ) -> dict[str, Any]:
     row, folder = ROWS[name], out / f"{name}-{seed}"
     recipe = _recipe(row, how["config"])
-    options = {k: how[k] for k in ("minutes", "threads", "device")}
+    options = {k: how[k] for k in ("threads", "device")}
+    options["epochs"] = max(1, round(row.lasts * how["epochs"]))
     if row.init:
         options["init"] = out / f"{row.init}-{seed}"
     run: Any = train_limn_plus if isinstance(recipe, LimnPlus) else train
