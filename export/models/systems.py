@@ -32,6 +32,7 @@ class CirModel(nn.Module):
         self.image = build_tower(config.image)
         self.text = build_tower(config.text)
         self.log_scale = nn.Parameter(torch.tensor(math.log(self.started)))
+        self.pretrained: frozenset[str] = frozenset()  # towers that began with trained weights
 
     @property
     def scale(self) -> Tensor:

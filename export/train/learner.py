@@ -16,11 +16,11 @@ from cir_rt.export.train.recipes import Recipe
 class Learner:
     """Takes steps; remembers the weights' moving average and the best that were validated."""
 
-    def __init__(self, model: CirModel, recipe: Recipe, *, pretrained: bool = False) -> None:
-        """`pretrained` towers take the recipe's `tower_learning_rate`, the rest the full one."""
+    def __init__(self, model: CirModel, recipe: Recipe) -> None:
+        """Pretrained towers take the recipe's `tower_learning_rate`, the rest the full one."""
         self.model = model
         self.recipe = recipe
-        self.optimizer = _adamw(model, recipe, pretrained)
+        self.optimizer = _adamw(model, recipe)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = _copied(model) if recipe.average else {}
         self.best: dict[str, Tensor] = {}
@@ -129,13 +129,13 @@ def _copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def _adamw(model: nn.Module, recipe: Recipe, pretrained: bool) -> torch.optim.Optimizer:
+def _adamw(model: CirModel, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW; vectors (biases, norms, scales) are not decayed, frozen weights are left out."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        tower = pretrained and name.startswith(("image.", "text."))
+        tower = name.split(".")[0] in model.pretrained
         rate = recipe.tower_learning_rate if tower else recipe.learning_rate
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)

@@ -106,7 +106,6 @@ def train(
             model,
             recipe,
             seed=seed,
-            pretrained=init is not None,
             state=state,
             validate=_validation(dataset, recipe, tokenizer),
         )

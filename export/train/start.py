@@ -87,6 +87,7 @@ def _load(model: CirModel, weights: Mapping[str, Tensor], init: Path) -> None:
         raise CheckpointError(f"{init}: its image tower is another than the recipe's.")
     taken = {k: v for k, v in weights.items() if k.split(".")[0] in shared}
     model.load_state_dict(taken, strict=False)
+    model.pretrained = frozenset(shared) & {"image", "text"}
     if isinstance(model, RerankModel):
         if "text" not in shared:
             raise UsageError(

@@ -74,7 +74,6 @@ class Trainer:
         recipe: Recipe,
         *,
         seed: int = 0,
-        pretrained: bool = False,
         state: StateFile | None = None,
         validate: Callable[[CirModel], float] | None = None,
     ) -> None:
@@ -82,7 +81,6 @@ class Trainer:
         self.model = model
         self.recipe = recipe
         self.seed = seed
-        self.pretrained = pretrained
         self.state = state
         self.validate = validate if recipe.validate else None
         self.place = Place()
@@ -107,7 +105,7 @@ class Trainer:
         start = time.perf_counter() - self.place.seconds
         before = sum(stage.share for stage in stages[: self.place.stage])
         for stage in stages[self.place.stage :]:
-            learner = Learner(self.model, self.recipe, pretrained=self.pretrained)
+            learner = Learner(self.model, self.recipe)
             if tensors:
                 learner.load(tensors)
             length = Length(

@@ -20,6 +20,7 @@ from cir_rt.export.train.candidates import candidates
 from cir_rt.export.train.chance import chance
 from cir_rt.export.train.examples import Examples, read_examples
 from cir_rt.export.train.inputs import Inputs
+from cir_rt.export.train.learner import Learner
 from cir_rt.export.train.objectives.pairs import Pairs
 from cir_rt.export.train.objectives.rerank import Candidates
 from cir_rt.export.train.recipes import Prune, Rerank
@@ -186,3 +187,23 @@ def test_a_folder_for_words(tmp_path: Path, drawn: Dataset) -> None:
 
     with pytest.raises(UsageError, match="--init"):
         start(drawn, drawn.split("val"), Prune(), tmp_path / "words.json", None)
+
+
+def test_only_what_was_trained_before_takes_the_towers_rate(
+    drawn: Dataset, fresh: Checkpoint, tmp_path: Path
+) -> None:
+    """A stage I over another system's towers has a text encoder that nobody trained."""
+    text = replace(Prune().text, settings=GROUNDED)
+    recipe = Prune(text=text, frozen=False, learning_rate=1e-3, tower_learning_rate=1e-5)
+    words = tmp_path / "words.json"
+    model = start(drawn, drawn.split("val"), recipe, words, fresh.folder)
+    assert model.pretrained == {"image"}
+    rates = {
+        id(parameter): group["lr"]
+        for group in Learner(model, recipe).optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert {rates[id(p)] for p in model.image.parameters()} == {1e-5}
+    assert {rates[id(p)] for p in model.text.parameters()} == {1e-3}
+    again = start(drawn, drawn.split("val"), replace(RECIPE, epochs=1), words, fresh.folder)
+    assert again.pretrained == {"image", "text"}

@@ -116,7 +116,8 @@ def test_pretrained_towers_take_their_own_rate(
     fresh: Checkpoint, few: Examples, pretrained: bool
 ) -> None:
     model = load_model(fresh)
-    learner = Learner(model, RECIPE, pretrained=pretrained)
+    model.pretrained = frozenset({"image", "text"} if pretrained else ())
+    learner = Learner(model, RECIPE)
     rates = {
         id(parameter): (group["lr"], group["weight_decay"])
         for group in learner.optimizer.param_groups
