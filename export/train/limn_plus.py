@@ -82,7 +82,11 @@ def train_limn_plus(
     steps = _Steps(dataset, recipe, pool_of(dataset), run, device, seed)
     last = self_train(steps, steps.pool, out / ROUNDS, settings)
     shutil.copytree(last, out, dirs_exist_ok=True)
-    place = Place(steps=sum(t.steps for t in trained), seconds=sum(t.seconds for t in trained))
+    place = Place(
+        steps=sum(t.steps for t in trained),
+        seconds=sum(t.seconds for t in trained),
+        score=trained[-1].score if trained else None,
+    )
     return Trained.of(load_model(open_checkpoint(out)), out, place)
 
 
@@ -196,6 +200,7 @@ class _Steps:
             "image_dim": config.image.settings["dim"],
             "vocabulary": Pieces.from_file(str(limn / TOKENIZER)).get_vocab_size(),
             "pad_id": config.pad_id,
+            "longest": config.context,  # to which captions are cut
         }
         settings = {**known, **self.recipe.captioner}
         return DifferenceCaptioner(from_dict(CaptionerConfig, settings, "captioner"))

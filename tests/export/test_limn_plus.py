@@ -28,7 +28,7 @@ PLUS = small(
         "mining": {"neighbours": 2, "duplicate": 0.9999},
         "filtering": {"rank": 3},
     },
-    captioner={"width": 32, "layers": 1, "longest": 16},
+    captioner={"width": 32, "layers": 1},
     captioning={"epochs": 20, "captions": 64, "learning_rate": 4e-3},
 )
 
@@ -89,3 +89,12 @@ def test_without_training_pictures_there_is_nothing_to_mine(drawn: Dataset, tmp_
     splits = {"train": drawn.splits["val"], "val": drawn.splits["val"]}
     with pytest.raises(DataError, match="may be mined"):
         train_limn_plus(replace(drawn, splits=splits), tmp_path, PLUS, epochs=1)
+
+
+def test_a_validated_run_reports_its_last_score(drawn: Dataset, tmp_path: Path) -> None:
+    result = train_limn_plus(drawn, tmp_path, replace(PLUS, validate=1), epochs=1, seed=4)
+    assert result.score == pytest.approx(
+        evaluate(open_encoder(open_checkpoint(tmp_path)), drawn, drawn.split("val")).mean
+    )
+    captioner = json.loads((tmp_path / ROUNDS / "round-1/captioner/captioner.json").read_text())
+    assert captioner["longest"] == PLUS.context
