@@ -34,7 +34,7 @@ class CalibrationSet:
     @property
     def labelled(self) -> bool:
         """Whether the queries have right answers, so that recall can be counted."""
-        return any(query.targets for query in self.split.queries)
+        return self.split.labelled
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest keeps."""

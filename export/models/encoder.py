@@ -45,12 +45,17 @@ class PictureEncoder:
 
     def encode_pictures(self, sources: Sequence[PictureSource]) -> np.ndarray:
         """Return unit vectors (n, dim) float32. Raises PictureError."""
+        return self._joined(self._pictures(self.model.embed_pictures, sources))
+
+    def _pictures(
+        self, tower: Callable[[Tensor], Tensor], sources: Sequence[PictureSource]
+    ) -> list[np.ndarray]:
+        """Run pictures through the tower, batch by batch."""
         preprocess = self.model.config.preprocess
-        parts = [
-            self._run(self.model.embed_pictures, preprocess(sources[k : k + self.batch]))
+        return [
+            self._run(tower, preprocess(sources[k : k + self.batch]))
             for k in range(0, len(sources), self.batch)
         ]
-        return self._joined(parts)
 
     def _run(self, tower: Callable[..., Tensor], *inputs: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cir_rt.errors import CheckpointError
 from cir_rt.export.checkpoint import Checkpoint
+from cir_rt.export.models.encoder import PictureEncoder
 from cir_rt.export.models.storage import check_device, load_model
 from cir_rt.export.models.systems import RerankModel
 from cir_rt.pictures import PictureSource
@@ -31,24 +33,19 @@ def open_scorer(
     return Scorer(model.to(device), checkpoint.tokenizer())
 
 
-class Scorer:
+class Scorer(PictureEncoder):
     """Scores candidates with the PyTorch model in FP32, at most `pairs` of them at once."""
 
     def __init__(self, model: RerankModel, tokenizer: Tokenizer, pairs: int = 512) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
+        super().__init__(model, tokenizer)
         self.pairs = pairs
-        self.device = next(model.parameters()).device
 
     def read(self, sources: Sequence[PictureSource]) -> np.ndarray:
         """Return the pictures' tokens (n, places, width) float32. Raises PictureError."""
-        preprocess = self.model.config.preprocess
-        parts = []
-        with torch.inference_mode():
-            for k in range(0, len(sources), 128):
-                pixels = torch.from_numpy(preprocess(sources[k : k + 128]))
-                parts.append(self.model.image.read(pixels.to(self.device)).tokens.cpu().numpy())
-        return np.concatenate(parts)
+        return np.concatenate(self._pictures(self._tokens, sources))
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        return self.model.image.read(pixels).tokens
 
     def score(
         self, reference: np.ndarray, texts: Sequence[str], candidates: np.ndarray
@@ -60,11 +57,10 @@ class Scorer:
         ids = self.tokenizer(texts, truncate=True)
         step = max(1, self.pairs // candidates.shape[1])
         scores = np.empty(candidates.shape[:2], np.float32)
-        with torch.inference_mode():
-            for k in range(0, len(texts), step):
-                rows = slice(k, k + step)
-                said = torch.from_numpy(ids[rows]).to(self.device)
-                z = self.model.text.read(torch.from_numpy(reference[rows]).to(self.device), said)
-                found = torch.from_numpy(candidates[rows]).to(self.device)
-                scores[rows] = self.model.rerank.pairs(z, said, found).cpu().numpy()
+        for k in range(0, len(texts), step):
+            rows = slice(k, k + step)
+            scores[rows] = self._run(self._pairs, reference[rows], ids[rows], candidates[rows])
         return scores
+
+    def _pairs(self, reference: Tensor, ids: Tensor, candidates: Tensor) -> Tensor:
+        return self.model.rerank.pairs(self.model.text.read(reference, ids), ids, candidates)

@@ -52,10 +52,6 @@ class ComposedModel(CirModel):
 
     compose: Any
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.compose = self._composer(config)
-
     def embed_pictures(self, pixels: Tensor) -> Tensor:
         """Return what a gallery holds and compose reads of a reference, (n, dim), unit length."""
         return self.compose.pictures(self.image.read(pixels))
@@ -64,22 +60,21 @@ class ComposedModel(CirModel):
         """Return what compose reads of token ids (n, length)."""
         return self.compose.words(self.text.read(ids))
 
-    def _composer(self, config: ModelConfig) -> nn.Module:
-        raise NotImplementedError
-
 
 class ProgressiveModel(ComposedModel):
     """Adaptive weighting of image and text."""
 
-    def _composer(self, config: ModelConfig) -> nn.Module:
-        return WeightedComposition(config.dim, config.temperature)
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.compose = WeightedComposition(config.dim, config.temperature)
 
 
 class LimnModel(ComposedModel):
     """Latent matching factors."""
 
-    def _composer(self, config: ModelConfig) -> nn.Module:
-        return Limn(
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.compose = Limn(
             from_dict(LimnConfig, config.composer, "composer"),
             image_width=self.image.width,
             image_dim=config.image.settings["dim"],
