@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cir_rt.export.models.encoded import Encoded
+from cir_rt.export.models.outline import Outline
 from cir_rt.export.models.palette import Palette
 
 
@@ -16,7 +17,9 @@ from cir_rt.export.models.palette import Palette
 class ConvTowerConfig:
     """A residual convolutional net; a stage halves the side, `blocks` residual blocks each.
 
-    `palettes` places are looked at for their colour alone (`palette.Palette`), 0 for none.
+    `palettes` places are looked at for their colour alone (`palette.Palette`), 0 for none. The last
+    `outline` of the vector's `dim` numbers are the picture's shape, not learnt (`outline.Outline`);
+    of two pictures' inner product `outline_share` is theirs.
     """
 
     stem: int = 32
@@ -24,6 +27,8 @@ class ConvTowerConfig:
     blocks: int = 1
     palettes: int = 0
     palette_width: int = 96
+    outline: int = 0
+    outline_share: float = 0.15
     dim: int = 256
     dropout: float = 0.0
 
@@ -49,14 +54,16 @@ class ConvTower(nn.Module):
             self.palette = Palette(config.widths, heads=config.palettes, width=config.palette_width)
             pooled += config.palettes * config.palette_width
             self.width += config.palette_width
+        self.outline = Outline(config.outline) if config.outline else None
+        self.outline_share = config.outline_share
         self.width = max(self.width, config.dim)
         self.dropout = nn.Dropout(config.dropout)
-        self.project = nn.Linear(pooled, config.dim)
+        self.project = nn.Linear(pooled, config.dim - config.outline)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pool by mean and by maximum, and the colours; project, normalise."""
         features, colours, _ = self._seen(pixels)
-        return self._vectors(features, colours)
+        return self._vectors(pixels, features, colours)
 
     def read(self, pixels: Tensor) -> Encoded:
         """Return the vectors; as tokens them again, then the last stage's places row by row.
@@ -70,7 +77,7 @@ class ConvTower(nn.Module):
             rows, columns = features.shape[-2:]
             codes = F.adaptive_avg_pool2d(codes, (rows, columns))
             places = torch.cat([features, codes], dim=1)
-        vectors = self._vectors(features, colours)
+        vectors = self._vectors(pixels, features, colours)
         tokens = [self._token(vectors[:, None]), self._token(places.flatten(2).mT.float())]
         return Encoded(vectors=vectors, tokens=torch.cat(tokens, dim=1))
 
@@ -89,11 +96,15 @@ class ConvTower(nn.Module):
             return features, None, None
         return features, *self.palette(pixels, stages)
 
-    def _vectors(self, features: Tensor, colours: Tensor | None) -> Tensor:
+    def _vectors(self, pixels: Tensor, features: Tensor, colours: Tensor | None) -> Tensor:
         pooled = [features.mean((2, 3)), features.amax((2, 3))]
         if colours is not None:
             pooled.append(colours)
-        return unit(self.project(self.dropout(torch.cat(pooled, dim=1))))
+        vectors = unit(self.project(self.dropout(torch.cat(pooled, dim=1))))
+        if self.outline is None:
+            return vectors
+        learnt, shape = (1 - self.outline_share) ** 0.5, self.outline_share**0.5
+        return torch.cat([learnt * vectors, shape * self.outline(pixels)], dim=1)
 
 
 class _ConvNorm(nn.Module):

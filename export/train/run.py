@@ -36,6 +36,7 @@ from cir_rt.export.train.systems import stages_of
 from cir_rt.export.train.trainer import Step, Trainer
 from cir_rt.text import Tokenizer
 
+PICTURES = 512  # of which an outline sees at a time
 STATE = "training.safetensors"  # beside the checkpoint while a run is under way
 
 
@@ -102,6 +103,8 @@ def train(
         examples = read_examples(dataset, asked, config.preprocess, tokenizer)
         examples = examples.weighed(len(extra), extra_weight) if extra else examples
         examples = _pruned(examples, dataset, split, recipe, model, tokenizer)
+        if init is None:
+            _outlined(model, examples)
         trainer = Trainer(
             model,
             recipe,
@@ -119,6 +122,15 @@ def train(
     write_card(trained, recipe, run)
     state.delete()
     return trained
+
+
+def _outlined(model: CirModel, examples: Examples) -> None:
+    """Let the image tower's outline, where it has one, see the training pictures."""
+    outline = getattr(model.image, "outline", None)
+    if outline is not None:
+        pieces = np.array_split(examples.pixels, 1 + len(examples.pixels) // PICTURES)
+        seen = (torch.from_numpy(model.config.preprocess.normalise(x)) for x in pieces)
+        outline.fit(x.to(outline.mean.device) for x in seen)
 
 
 def _learn(

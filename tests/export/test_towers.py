@@ -21,11 +21,18 @@ def text() -> TextTower:
     return TextTower(TextTowerConfig(vocabulary=111, context=19, width=32, dim=24)).eval()
 
 
-@pytest.fixture(scope="module", params=[0, 3])
+@pytest.fixture(scope="module", params=[(0, 0), (3, 0), (3, 7)])
 def image(request: pytest.FixtureRequest) -> ConvTower:
     torch.manual_seed(0)
+    palettes, outline = request.param
     config = ConvTowerConfig(
-        stem=8, widths=(16, 24), blocks=2, dim=24, palettes=request.param, palette_width=10
+        stem=8,
+        widths=(16, 24),
+        blocks=2,
+        dim=24,
+        palettes=palettes,
+        palette_width=10,
+        outline=outline,
     )
     tower = ConvTower(config)
     tower.train()(torch.randn(19, 3, 32, 32))  # moves the batch norms off their start
@@ -163,3 +170,15 @@ def test_composition_is_its_formula(temperature: float) -> None:
         assert_close(weights[k], odds / odds.sum())
         mixed = weights[k, 0] * v[k] + weights[k, 1] * u[k]
         assert_close(q[k], mixed / mixed.norm())
+
+
+@torch.inference_mode()
+def test_an_outline_closes_the_vector_with_its_share() -> None:
+    torch.manual_seed(0)
+    config = ConvTowerConfig(stem=8, widths=(16, 24), dim=24, outline=5, outline_share=0.36)
+    tower = ConvTower(config).eval()
+    pixels = torch.randn(3, 3, 32, 32)
+    tower.outline.fit([torch.randn(40, 3, 32, 32)])
+    vectors = tower(pixels)
+    assert_close(vectors[:, 19:], 0.6 * tower.outline(pixels))
+    assert_close(vectors.norm(dim=1), torch.ones(3))
