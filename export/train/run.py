@@ -103,8 +103,7 @@ def train(
         examples = read_examples(dataset, asked, config.preprocess, tokenizer)
         examples = examples.weighed(len(extra), extra_weight) if extra else examples
         examples = _pruned(examples, dataset, split, recipe, model, tokenizer)
-        if init is None:
-            _outlined(model, examples)
+        _outlined(model, examples, init)
         trainer = Trainer(
             model,
             recipe,
@@ -124,10 +123,10 @@ def train(
     return trained
 
 
-def _outlined(model: CirModel, examples: Examples) -> None:
-    """Let the image tower's outline, where it has one, see the training pictures."""
+def _outlined(model: CirModel, examples: Examples, init: Path | None) -> None:
+    """Let a fresh image tower's outline, where it has one, see the training pictures."""
     outline = getattr(model.image, "outline", None)
-    if outline is not None:
+    if init is None and outline is not None:
         pieces = np.array_split(examples.pixels, 1 + len(examples.pixels) // PICTURES)
         seen = (torch.from_numpy(model.config.preprocess.normalise(x)) for x in pieces)
         outline.fit(x.to(outline.mean.device) for x in seen)
