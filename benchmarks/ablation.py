@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from cir_rt.export.models.encoder import open_encoder
 from cir_rt.export.models.scorer import open_scorer
 from cir_rt.export.rerank import reranked
 from cir_rt.export.train.limn_plus import train_limn_plus
-from cir_rt.export.train.recipes import RECIPES, LimnPlus, Recipe, read_recipe
+from cir_rt.export.train.recipes import RECIPES, LimnPlus, Progressive, Recipe, read_recipe
 from cir_rt.export.train.run import train
 from cir_rt.machine import environment
 
@@ -79,6 +80,12 @@ ROWS = {
         lasts=PICTURES,
     ),
     "1+2+3": Row(recipe="progressive", says="stages 1, 2, 3", init="1+2", settings=WARM),
+    "1+2+fixed": Row(
+        recipe="progressive",
+        says="stages 1, 2, 3, weights 0.5 / 0.5",
+        init="1+2",
+        settings={**WARM, "weight": 0.5},
+    ),
     "limn": Row(recipe="limn", says="LIMN on the towers of 1+2+3", init="1+2+3", settings=WARM),
     "limn-few": Row(
         recipe="limn",
@@ -196,7 +203,7 @@ def _train(
     name: str, seed: int, dataset: Dataset, out: Path, how: Mapping[str, Any]
 ) -> dict[str, Any]:
     row, folder = ROWS[name], out / f"{name}-{seed}"
-    recipe = _recipe(row, how["config"])
+    recipe = _fitting(_recipe(row, how["config"]), dataset)
     options = {k: how[k] for k in ("threads", "device")}
     options["epochs"] = max(1, round(row.lasts * how["epochs"]))
     if row.init:
@@ -222,6 +229,15 @@ def _recipe(row: Row, config: Path | None) -> Recipe:
         common &= {"augment", "pictures", "weight_decay", "preprocess", "image", "dim"}
     values = {name: getattr(shared, name) for name in common}
     return replace(own, **{**values, **row.settings})
+
+
+def _fitting(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Return the recipe without pairs of one product where no two pictures show the same."""
+    shown = Counter(dataset.products.get(i) for i in dataset.split("train").pictures)
+    del shown[None]
+    if isinstance(recipe, Progressive) and max(shown.values(), default=0) < 2:
+        return replace(recipe, products=0.0)
+    return recipe
 
 
 def _labelled(dataset: Dataset, share: float) -> Dataset:
