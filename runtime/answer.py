@@ -1,58 +1,73 @@
-"""The way of a query: encode, compose, prune, fetch."""
+"""The way of a query: encode, compose, prune, re-rank, fetch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from cir_rt.candidates import Candidates, Reference
 from cir_rt.encoder import Encoder
 from cir_rt.errors import GalleryError, UnknownId
 from cir_rt.gallery import Gallery
-from cir_rt.pictures import PictureSource
+from cir_rt.pictures import PictureSource, load
 from cir_rt.prune import Pruner
 from cir_rt.queries import Queries
+from cir_rt.rerank import Ranked, Reranker
 from cir_rt.results import Hit, Hits, Stopwatch, Weights
+from cir_rt.tiers import lowered
 
 
-def answer(encoder: Encoder, pruner: Pruner, asked: Queries, clock: Stopwatch) -> list[Hits]:
-    """Answer queries from the newest generation, on the thread that owns encoder and gallery.
+def answer(
+    encoder: Encoder, reranker: Reranker | None, pruner: Pruner, asked: Queries, clock: Stopwatch
+) -> list[Hits]:
+    """Answer queries from the newest generation, on the thread that owns engines and gallery.
 
-    Raises UsageError, PictureError, TextError, UnknownId, GalleryError.
+    Their timing is left to whoever holds the clock. Raises UsageError, PictureError, TextError,
+    UnknownId, GalleryError.
     """
+    candidates = Candidates(reranker, asked, clock)
     pruner.refresh()
     try:
-        return _answered(encoder, pruner, asked, clock)
+        return _answered(encoder, candidates, pruner, asked, clock)
     except GalleryError:
         if not pruner.refresh():
             raise
-        return _answered(encoder, pruner, asked, clock)  # it was compacted under our hands
+        # it was compacted under our hands
+        return _answered(encoder, candidates, pruner, asked, clock)
 
 
-def _answered(encoder: Encoder, pruner: Pruner, asked: Queries, clock: Stopwatch) -> list[Hits]:
+def _answered(
+    encoder: Encoder, candidates: Candidates, pruner: Pruner, asked: Queries, clock: Stopwatch
+) -> list[Hits]:
     clock.lap("queue")
-    allowed = pruner.allowed(asked.where)
+    gallery, allowed = pruner.gallery, pruner.allowed(asked.where)
     if asked.where is not None:
         clock.lap("filter")
     u = _texts(encoder, asked.texts, clock)
-    v, own_rows = _pictures(encoder, asked.images, pruner.gallery, clock)
+    v, references = _pictures(encoder, candidates, asked.images, gallery, clock)
     queries, weights = _composed(encoder, asked, v, u)
     clock.lap("compose")
-    rows, scores = pruner.search(queries, asked.k, allowed, exclude=own_rows)
+    own_rows = [reference.row for reference in references]
+    depth = max(asked.k, *candidates.counts, 0)
+    pruned = pruner.search(queries, depth, allowed, exclude=own_rows)
     clock.lap("prune")
-    hits = [_hits(pruner.gallery, asked, *best) for best in zip(rows, scores, strict=True)]
-    clock.lap("fetch")
-    timing = clock.timing()
+    answers = []
+    for n, (rows, scores) in enumerate(zip(*pruned, strict=True)):
+        rows, scores = _fitting(rows, scores, asked.min_score)
+        ranked = candidates.rank(n, gallery, rows, references[n])
+        answers.append((_hits(gallery, rows, scores, ranked, asked.k), ranked))
+        clock.lap("fetch")
     return [
         Hits(
-            hits=found,
+            hits=hits,
             weights=Weights(image=float(image), text=float(text)),
-            timing=timing,
-            empty_because="" if found else _reason(pruner.gallery, asked, allowed, best),
+            reranked=ranked.reached,
+            complete=ranked.complete,
+            empty_because="" if hits else _reason(gallery, asked, allowed, scores),
         )
-        for found, best, (image, text) in zip(hits, scores, weights, strict=True)
+        for (hits, ranked), scores, (image, text) in zip(answers, pruned[1], weights, strict=True)
     ]
 
 
@@ -69,28 +84,37 @@ def _texts(encoder: Encoder, texts: Sequence[str | None], clock: Stopwatch) -> n
 
 
 def _pictures(
-    encoder: Encoder, images: Sequence[PictureSource | None], gallery: Gallery, clock: Stopwatch
-) -> tuple[np.ndarray, list[int | None]]:
-    """Return references' vectors (zeros where absent) and their own rows in the gallery."""
+    encoder: Encoder,
+    candidates: Candidates,
+    images: Sequence[PictureSource | None],
+    gallery: Gallery,
+    clock: Stopwatch,
+) -> tuple[np.ndarray, list[Reference]]:
+    """Return references' vectors (zeros where absent), and what the re-ranker needs of them."""
     v = np.zeros((len(images), encoder.dim), np.float32)
-    own_rows: list[int | None] = [None] * len(images)
-    fresh: list[int] = []
-    for i, image in enumerate(images):
+    references = [Reference()] * len(images)
+    fresh: list[tuple[int, PictureSource]] = []
+    for n, image in enumerate(images):
         if isinstance(image, str) and image in gallery:
-            row = own_rows[i] = gallery.row(image)
-            v[i] = gallery.vectors[row]
+            row = gallery.row(image)
+            v[n], references[n] = gallery.vectors[row], Reference(row=row)
         elif image is not None:
             if isinstance(image, str) and not os.path.exists(image):
                 raise _neither_id_nor_file(image, gallery)
-            fresh.append(i)
+            fresh.append((n, image))
     clock.lap("lookup")
     if fresh:
-        sources: list[Any] = [images[i] for i in fresh]
-        pixels = encoder.preprocess(sources)
+        pixels = []
+        for n, source in fresh:
+            picture = load(source)
+            pixels.append(encoder.preprocess.pixels(picture))
+            if look := candidates.preprocess(n):
+                references[n] = Reference(pixels=look.pixels(picture))
+        normal = encoder.preprocess.normalise(np.stack(pixels))
         clock.lap("preprocess")
-        v[fresh] = encoder.encode_pixels(pixels)
+        v[[n for n, _ in fresh]] = encoder.encode_pixels(normal)
         clock.lap("image")
-    return v, own_rows
+    return v, references
 
 
 def _neither_id_nor_file(image: str, gallery: Gallery) -> UnknownId:
@@ -114,17 +138,30 @@ def _composed(
     return queries, weights
 
 
-def _hits(
-    gallery: Gallery, asked: Queries, rows: np.ndarray, scores: np.ndarray
-) -> tuple[Hit, ...]:
+def _fitting(
+    rows: np.ndarray, scores: np.ndarray, min_score: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return one query's pruned rows and scores that may be an answer, best first."""
     found = rows >= 0  # a query that may return fewer than its batch ends in -1
-    if asked.min_score is not None:
-        found &= scores >= asked.min_score
-    rows, scores = rows[found], scores[found]
-    stored = gallery.items([int(row) for row in rows])
+    if min_score is not None:
+        found &= scores >= min_score
+    return rows[found], scores[found]
+
+
+def _hits(
+    gallery: Gallery, rows: np.ndarray, pruned: np.ndarray, ranked: Ranked, k: int
+) -> tuple[Hit, ...]:
+    """Return the k best: what was re-ranked in its new order, then the rest as it was pruned."""
+    order = np.append(ranked.order(), np.arange(len(ranked.scores), len(rows)))[:k]
+    above, below = order[: ranked.reached], order[ranked.reached :]
+    best = ranked.scores[above]
+    scores = np.append(best, lowered(pruned[below], best.min(initial=np.inf)))
+    stored = gallery.items(rows[order].tolist())
     return tuple(
-        Hit(id=id_, score=float(s), prune_score=float(s), rank=rank, metadata=metadata)
-        for rank, ((id_, metadata), s) in enumerate(zip(stored, scores, strict=True), 1)
+        Hit(id=id_, score=score, prune_score=prune_score, rank=rank, metadata=metadata)
+        for rank, ((id_, metadata), score, prune_score) in enumerate(
+            zip(stored, scores.tolist(), pruned[order].tolist(), strict=True), 1
+        )
     )
 
 

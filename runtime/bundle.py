@@ -64,7 +64,30 @@ class Fingerprints:
     """Hashes of weights and preprocessing: a gallery belongs to a model, not to one bundle."""
 
     vectors: str
-    tokens: str | None = None
+    tokens: str | None = None  # of the re-ranker's image tower, where there is one
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankSettings:
+    """How a bundle's re-ranker is asked, and what a gallery stores for it.
+
+    `margin` is the cascade's: candidates whose early score comes within it of the query's best
+    early score go the full depth, and `least` of them in any case. None without a cascade.
+    """
+
+    candidates: int = 50  # put in a new order unless said
+    buckets: tuple[int, ...] = (8, 16, 32, 50, 100)  # candidates in one run of the engine
+    margin: float | None = None
+    least: int = 10
+    places: int  # tokens of a picture
+    width: int  # of a token
+    token_precision: str = "int8"  # of a gallery's tokens
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1 or self.least < 1 or min(self.places, self.width) < 1:
+            raise ValueError("candidates, least, places and width are at least 1")
+        if not self.buckets or min(self.buckets) < 1 or list(self.buckets) != sorted(self.buckets):
+            raise ValueError(f"buckets must rise from 1 or more, got {self.buckets}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +109,7 @@ class Manifest:
     roles: Mapping[str, Role]
     versions: Mapping[str, str]
     quality: Mapping[str, Any]  # recall and cosine before and after, latency
+    rerank: RerankSettings | None = None
     files: Mapping[str, FileFact] = field(default_factory=dict)
     sha256: str = ""  # of all the above, as `_digest` writes it
 

@@ -14,6 +14,7 @@ from cir_rt.encoder import Encoder
 from cir_rt.errors import GalleryError
 from cir_rt.gallery import Gallery
 from cir_rt.prune import Pruner
+from cir_rt.rerank import Reranker
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class Opened:
     """Engines and gallery; `call` runs work on the thread that opened them and will close them."""
 
     encoder: Encoder
+    reranker: Reranker | None  # None where the bundle has none
     fingerprint: str
 
     def __init__(self, opening: Opening) -> None:
@@ -55,17 +57,19 @@ class Opened:
         # may turn to another gallery meanwhile.
         bundle = open_bundle(opening.bundle.resolve())
         self.fingerprint = bundle.manifest.fingerprints.vectors
-        self.encoder = Encoder.open(bundle, device=opening.device, threads=opening.threads)
-        if opening.gallery is None:
-            return
+        device, threads = opening.device, opening.threads
+        self.encoder = Encoder.open(bundle, device=device, threads=threads)
+        self.reranker = None
         gallery = None
         try:
+            if bundle.manifest.rerank is not None:
+                self.reranker = Reranker.open(bundle, device=device, threads=threads)
+            if opening.gallery is None:
+                return
             gallery = Gallery.open(opening.gallery.resolve(), fingerprint=self.fingerprint)
-            self._pruner = Pruner(
-                gallery, index=opening.index, device=opening.device, threads=opening.threads
-            )
+            self._pruner = Pruner(gallery, index=opening.index, device=device, threads=threads)
         except BaseException:
-            self.encoder.close()
+            self._close_engines()
             if gallery is not None:
                 gallery.close()
             raise
@@ -104,6 +108,11 @@ class Opened:
 
     def _close(self) -> None:
         self._closed = True
-        self.encoder.close()
+        self._close_engines()
         if self._pruner is not None:
             self._pruner.close()
+
+    def _close_engines(self) -> None:
+        self.encoder.close()
+        if self.reranker is not None:
+            self.reranker.close()

@@ -7,10 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cir_rt.deadline import Deadline
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One picture of the answer; `rank` counts from 1, scores are inner products."""
+    """One picture of the answer; `rank` counts from 1.
+
+    `prune_score` is the inner product of query and picture. `score` is the re-ranker's where the
+    picture was re-ranked, else the inner product, lowered by a constant where it would stand above
+    a picture that was: down the answer, scores never rise.
+    """
 
     id: str
     score: float
@@ -31,12 +38,16 @@ class Weights:
 class Hits(Sequence[Hit]):
     """Ranked pictures, the weights, and milliseconds per stage (in `timing["total"]`: all).
 
-    Where no picture fits, there is none, and `empty_because` says why.
+    `reranked` candidates were given a score by the re-ranker, and the first hits are the best of
+    them; `complete` is False where a deadline kept it from more, or from reading some at full
+    depth. Where no picture fits, there is none, and `empty_because` says why.
     """
 
     hits: tuple[Hit, ...]
     weights: Weights | None
-    timing: Mapping[str, float]
+    timing: Mapping[str, float] = field(default_factory=dict)
+    reranked: int = 0
+    complete: bool = True
     empty_because: str = ""
 
     def __getitem__(self, index: Any) -> Any:
@@ -64,6 +75,8 @@ class Hits(Sequence[Hit]):
                 for h in self.hits
             ],
             "weights": weights,
+            "reranked": self.reranked,
+            "complete": self.complete,
             "timing_ms": dict(self.timing),
             **empty,
         }
@@ -81,6 +94,10 @@ class Stopwatch:
         now = time.perf_counter()
         self._laps[stage] = self._laps.get(stage, 0.0) + 1000 * (now - self._last)
         self._last = now
+
+    def deadline(self, after_ms: float | None) -> Deadline:
+        """Return the instant so many milliseconds after the start; None: never."""
+        return Deadline() if after_ms is None else Deadline(at_s=self._start + after_ms / 1000)
 
     def timing(self) -> dict[str, float]:
         """Return milliseconds per stage and in total."""

@@ -73,6 +73,12 @@ class Retriever:
         """Where the engines run."""
         return self._opened.encoder.device
 
+    @property
+    def candidates(self) -> int:
+        """How many candidates are re-ranked unless said; 0 where the bundle has no re-ranker."""
+        reranker = self._opened.reranker
+        return 0 if reranker is None else reranker.settings.candidates
+
     def search(
         self,
         image: PictureSource | None = None,
@@ -80,6 +86,8 @@ class Retriever:
         *,
         k: int = 10,
         rerank: int | None = None,
+        mode: str = "exact",
+        deadline_ms: float | None = None,
         weight: float | None = None,
         where: str | None = None,
         min_score: float | None = None,
@@ -89,14 +97,23 @@ class Retriever:
         `image` is a path, bytes, a PIL picture, an array or a gallery id (which is then left out
         of its own answer). `weight` replaces the model's: 1 picture only, 0 words only. `where` is
         a condition on the metadata, as "category = 'dress' and price < 50": k pictures come back
-        wherever k meet it. What scores below `min_score` is no answer. Raises UsageError,
-        PictureError, TextError, UnknownId, GalleryError.
+        wherever k meet it. What is pruned with a score below `min_score` is no answer.
+
+        Picture and words together are re-ranked: the best `rerank` candidates (as many as the
+        bundle says, unless said; 0 for none) are read once more beside both, and put in that
+        order above the rest. `mode` is "exact", or "fast", where the early layers drop the
+        hopeless ones first. `deadline_ms` after the call, waiting in the queue included, the best
+        ranking known is returned, and `complete` and `reranked` of it say how far it came; what
+        comes before re-ranking is never cut short. Raises UsageError, PictureError, TextError,
+        UnknownId, GalleryError, and GalleryMismatch where the gallery lacks the re-ranker's tokens.
         """
         found = self.search_batch(
             [image],
             [text],
             k=k,
             rerank=rerank,
+            mode=mode,
+            deadline_ms=deadline_ms,
             weight=weight,
             where=where,
             min_score=min_score,
@@ -110,22 +127,34 @@ class Retriever:
         *,
         k: int = 10,
         rerank: int | None = None,
+        mode: str = "exact",
+        deadline_ms: float | None = None,
         weight: float | None = None,
         where: str | None = None,
         min_score: float | None = None,
     ) -> list[Hits]:
-        """Answer several queries at once; the timing of each is that of the whole batch."""
+        """Answer several queries at once; the timing of each is that of the whole batch.
+
+        They are re-ranked one after another, and a deadline is the whole batch's.
+        """
         asked = Queries(
             images=images,
             texts=texts,
             k=k,
             rerank=rerank,
+            mode=mode,
+            deadline_ms=deadline_ms,
             weight=weight,
             where=where,
             min_score=min_score,
         )
         clock = Stopwatch()
-        return self._call(lambda opened: answer(opened.encoder, opened.pruner, asked, clock))
+        answers = self._call(
+            lambda opened: answer(opened.encoder, opened.reranker, opened.pruner, asked, clock)
+        )
+        clock.lap("return")  # from the owning thread to this one
+        timing = clock.timing()
+        return [replace(hits, timing=timing) for hits in answers]
 
     def index(
         self,
@@ -140,7 +169,8 @@ class Retriever:
     ) -> IndexReport:
         """Add pictures to the gallery in `folder`, made where it is missing; delete ids first.
 
-        What it already holds unchanged is skipped, what cannot be read is reported. At the end,
+        What it already holds unchanged is skipped, what cannot be read is reported. A bundle that
+        re-ranks adds its candidate tokens too, also to pictures that lack them. At the end,
         `compact` gives the space of deleted pictures back where that is worth it, and the gallery's
         index is brought up to date, to the last picture where its kind is said. All this is done by
         the calling thread, with `workers` processes to decode (one a core unless said); searches
@@ -150,13 +180,21 @@ class Retriever:
         from cir_rt.gallery.indexing import index_pictures  # a kiosk that searches needs none of it
 
         opened = self._opened
-        encoder = _SharedEncoder(opened)
+        encoder, reranker = opened.encoder, opened.reranker
+        vectors = _Shared(opened, encoder.preprocess, encoder.encode_pixels)
+        tokens, kept = None, None
+        if reranker is not None:
+            tokens = _Shared(opened, reranker.preprocess, reranker.encode_tokens)
+            kept = reranker.token_format
         with Gallery.open_writer(
-            Path(folder).resolve(), fingerprint=opened.fingerprint, dim=opened.encoder.dim
+            Path(folder).resolve(),
+            fingerprint=opened.fingerprint,
+            dim=encoder.dim,
+            tokens=kept,
         ) as gallery:
             deleted = gallery.delete(delete) if delete else 0
             report = index_pictures(
-                encoder, gallery, list(sources), workers=workers, progress=progress
+                vectors, gallery, list(sources), tokens=tokens, workers=workers, progress=progress
             )
             if compact and gallery.wasted >= WORTHWHILE:
                 gallery.compact()
@@ -202,22 +240,23 @@ class Retriever:
                     raise UsageError("the retriever is closed. Open it again.") from None
 
 
-class _SharedEncoder:
-    """The encoder as indexing uses it: a few pictures at a time, so that searches come between.
+class _Shared:
+    """An engine as indexing uses it: a few pictures at a time, so that searches come between.
 
     Stays with the engines that it began with: a gallery holds vectors of one model.
     """
 
-    def __init__(self, opened: Opened) -> None:
-        self._opened = opened
-        self.preprocess: Preprocess = opened.encoder.preprocess
+    def __init__(
+        self, opened: Opened, preprocess: Preprocess, encode: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        self.preprocess = preprocess
+        self._opened, self._encode = opened, encode
 
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """Return unit vectors (n, dim) of (n, 3, size, size) float32."""
-        encode = self._opened.encoder.encode_pixels
-        parts = [pixels[k : k + PIECE] for k in range(0, len(pixels), PIECE)]
+        """Return what the engine makes of (n, 3, size, size) float32, with n rows."""
+        works = [partial(self._encode, pixels[k : k + PIECE]) for k in range(0, len(pixels), PIECE)]
         try:
-            return np.concatenate([self._opened.call(partial(encode, part)) for part in parts])
+            return np.concatenate([self._opened.call(work) for work in works])
         except Closed:
             raise UsageError(
                 "closed while indexing, or reloaded. What was added stays; index again."

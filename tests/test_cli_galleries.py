@@ -18,7 +18,8 @@ def test_search_json(bundle: Path, gallery: Path, garments: Path) -> None:
     values = json_of(
         run("search", bundle, gallery, "--image", file, "--text", TEXT, "-k3", THREADS, "--json")
     )
-    assert set(values) == {"hits", "weights", "timing_ms"}
+    assert set(values) == {"hits", "weights", "reranked", "complete", "timing_ms"}
+    assert (values["reranked"], values["complete"]) == (0, True)
     assert [h["rank"] for h in values["hits"]] == [1, 2, 3]
     for hit in values["hits"]:
         assert set(hit) == {"id", "score", "prune_score", "rank", "metadata"}
@@ -75,6 +76,10 @@ def test_search_draws_a_sheet(
         (["--text", "red", "-k", "0"], 2, "k is 0"),
         (["--text", "red", "--weight", "2"], 2, "outside 0"),
         (["--text", "red", "--rerank", "5"], 2, "rerank is 5"),
+        (["--image", OWN, "--text", "red", "--rerank", "5"], 2, "the bundle has no re-ranker"),
+        (["--image", OWN, "--text", "red", "--mode", "fast"], 2, "the bundle has no re-ranker"),
+        (["--image", OWN, "--text", "red", "--mode", "slow"], 2, "'fast'"),
+        (["--text", "red", "--deadline-ms", "0"], 2, "deadline_ms is 0"),
         (["--text", ""], 1, "TextError: text is empty"),
         (["--text", "red " * 99], 1, "at most 24"),
         (["--image", "nobody"], 1, "UnknownId: 'nobody' is no file"),

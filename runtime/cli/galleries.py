@@ -53,8 +53,9 @@ def index(
 ) -> None:
     """Add the pictures below IMAGE_DIR to a gallery; what it holds unchanged is skipped.
 
-    Begun again after an interrupt, it goes on where it was. Without IMAGE_DIR, --metadata renews
-    that of pictures the gallery holds.
+    Begun again after an interrupt, it goes on where it was. With a bundle that re-ranks, pictures
+    that were indexed without get what re-ranking needs. Without IMAGE_DIR, --metadata renews that
+    of pictures the gallery holds.
     """
     from cir_rt.gallery.sources import find_pictures
     from cir_rt.retriever import Retriever
@@ -87,14 +88,29 @@ def index(
 @click.option("--image", metavar="FILE|ID", help="Reference: a file, or an id of the gallery.")
 @click.option("--text", help="What should change.")
 @click.option("-k", type=int, default=10, show_default=True)
-@click.option("--rerank", type=int, default=0, show_default=True)
+@click.option(
+    "--rerank",
+    type=int,
+    metavar="N",
+    help="Candidates to put in a new order, as many as the bundle says unless said; 0: none.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(("exact", "fast")),
+    default="exact",
+    show_default=True,
+    help="fast drops hopeless candidates after the re-ranker's early layers.",
+)
+@click.option(
+    "--deadline-ms", type=float, metavar="T", help="Return the best ranking known by then."
+)
 @click.option("--weight", type=float, help="1 picture only, 0 words only; the model's unless said.")
 @click.option(
     "--where",
     metavar="EXPR",
     help="Only pictures whose metadata meets it, as \"category = 'dress' and price < 50\".",
 )
-@click.option("--min-score", type=float, help="What scores below is no answer.")
+@click.option("--min-score", type=float, help="What is pruned with a score below is no answer.")
 @click.option("--threads", type=click.IntRange(min=1))
 @click.option("--sheet", type=FILE, metavar="PNG", help="Draw a contact sheet.")
 def search(
@@ -133,6 +149,9 @@ def _print_hits(hits: Hits) -> None:
         click.echo(hits.empty_because)
     if hits.weights:
         click.echo(f"\npicture {hits.weights.image:.0%}, words {hits.weights.text:.0%}")
+    if hits.reranked or not hits.complete:
+        end = "" if hits.complete else ", then time was up"
+        click.echo(f"{hits.reranked} candidates re-ranked{end}")
     click.echo(", ".join(f"{stage} {ms:.2f} ms" for stage, ms in hits.timing.items()))
 
 

@@ -13,6 +13,10 @@ from cir_rt.gallery.segment import vector_segment
 
 _FOLDERS = {"lock", "vectors", "tokens", "indexes"}
 _INDEX_ANEW = "Index the pictures again:  cir-rt index BUNDLE IMAGE_DIR --gallery NEW"
+ADD_TOKENS = (
+    "Index the folders again with a bundle that re-ranks, which adds them:  cir-rt index BUNDLE "
+    "IMAGE_DIR --gallery GALLERY  Or search without:  --rerank 0"
+)
 
 
 def missing(folder: Path) -> GalleryError:
@@ -103,13 +107,16 @@ def check_token_model(folder: Path, facts: Facts, fingerprint: str | None) -> No
     if fingerprint is None or fingerprint == facts.token_fingerprint:
         return
     if facts.token_fingerprint is None:
-        raise GalleryMismatch(
-            f"{folder}: keeps no candidate tokens. Add them with Gallery.add_tokens."
-        )
+        raise without_tokens(folder)
     raise GalleryMismatch(
         f"{folder}: candidate tokens are of model {facts.token_fingerprint[:12]}; the re-ranker "
         f"at hand is {fingerprint[:12]}. {_INDEX_ANEW}"
     )
+
+
+def without_tokens(folder: Path) -> GalleryMismatch:
+    """Return the error of a gallery that was made without a re-ranker."""
+    return GalleryMismatch(f"{folder}: keeps no candidate tokens. {ADD_TOKENS}")
 
 
 def check_tokens(folder: Path, facts: Facts, tokens: TokenFormat) -> None:

@@ -8,6 +8,7 @@ view, without a transaction that would hold the writer's log back.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import sqlite3
 import zlib
@@ -314,12 +315,13 @@ class Catalog:
             raise GalleryError(f"{self.path}: row {row} has lost its thumbnail. {_REPAIR}")
         return jpeg
 
-    def token_place(self, facts: Facts, row: int) -> int | None:
-        """Return where the tokens of a live row lie in their segment, None where it has none."""
-        sql = f"""SELECT place FROM items JOIN tokens USING (key)
-            WHERE row = ? AND {_VISIBLE} AND place < ?"""
-        found = self._integers(facts, sql, row, *facts.view, facts.token_rows)
-        return found[0][0] if found else None
+    def token_places(self, facts: Facts, rows: Sequence[int]) -> dict[int, int]:
+        """Return where the tokens of live rows lie in their segment, by row, of those with any."""
+        sql = f"""SELECT row, place FROM items JOIN tokens USING (key)
+            WHERE row IN (SELECT value FROM json_each(?)) AND {_VISIBLE} AND place < ?"""
+        asked = json.dumps(list(rows))
+        found = self._integers(facts, sql, asked, *facts.view, facts.token_rows)
+        return {pair[0]: pair[1] for pair in found}
 
     def token(self, facts: Facts, key: int) -> tuple[int, int] | None:
         """Return (place, crc32) of a picture's tokens, None where it has none."""

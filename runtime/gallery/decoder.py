@@ -39,12 +39,15 @@ _NICE = 10
 _PATIENCE_S = 5.0
 _SERVE = "import sys; sys.path[:] = {path!r}; from cir_rt.gallery.decoder import serve; serve()"
 
+Looks = tuple[Preprocess, ...]  # what each picture is made into: one for each encoder
+
 
 class Request(NamedTuple):
     """One file to read."""
 
-    path: Path
+    path: Path | None
     known_hash: str | None  # with this one it need not be decoded
+    data: bytes | None = None  # what a file without a path holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +56,21 @@ class Reading:
 
     stamp: Stamp | None = None  # None where the file could not be looked at
     source_hash: str = ""  # sha256 of the file, in hex
-    pixels: np.ndarray | None = None  # (size, size, 3) uint8; None where not decoded
+    pixels: tuple[np.ndarray, ...] = ()  # (size, size, 3) uint8 a look; none where not decoded
     thumbnail: bytes = b""
     fault: str = ""  # why it cannot be read
 
 
-def read(preprocess: Preprocess, request: Request) -> Reading:
+def read(looks: Looks, request: Request) -> Reading:
     """Read one file, and decode it unless it has the known hash."""
-    path = request.path
-    try:
-        with path.open("rb") as file:
-            stamp = Stamp.of(path, os.fstat(file.fileno()))
-            data = file.read()
-    except OSError as error:
-        return Reading(fault=str(error))
+    stamp, path, data = None, request.path, request.data or b""
+    if path is not None:
+        try:
+            with path.open("rb") as file:
+                stamp = Stamp.of(path, os.fstat(file.fileno()))
+                data = file.read()
+        except OSError as error:
+            return Reading(fault=str(error))
     source_hash = hashlib.sha256(data).hexdigest()
     if source_hash == request.known_hash:
         return Reading(stamp=stamp, source_hash=source_hash)
@@ -77,7 +81,7 @@ def read(preprocess: Preprocess, request: Request) -> Reading:
     return Reading(
         stamp=stamp,
         source_hash=source_hash,
-        pixels=preprocess.pixels(image),
+        pixels=tuple(preprocess.pixels(image) for preprocess in looks),
         thumbnail=thumbnail(image),
     )
 
@@ -85,6 +89,7 @@ def read(preprocess: Preprocess, request: Request) -> Reading:
 def thumbnail(image: Image.Image) -> bytes:
     """Return the picture re-encoded as JPEG, at most 256 pixels a side."""
     small = image.copy()
+    small.info = {}  # a JPEG's comment would go with it
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=88)
@@ -94,9 +99,9 @@ def thumbnail(image: Image.Image) -> bytes:
 class Worker:
     """A process that reads files; owned by one thread at a time."""
 
-    def __init__(self, preprocess: Preprocess) -> None:
+    def __init__(self, looks: Looks) -> None:
         """Start it. Raises CirRtError where it does not come up."""
-        self._preprocess = preprocess
+        self._looks = looks
         self._start()
 
     def read(self, requests: Sequence[Request]) -> list[Reading]:
@@ -121,7 +126,7 @@ class Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
         try:
-            self._ask(self._preprocess)
+            self._ask(self._looks)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise CirRtError(
                 f"a process to decode pictures did not start (exit {self._end()}): {command[0]}. "
@@ -156,7 +161,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints is not an answer
     os.nice(_NICE)
-    preprocess = pickle.load(requests)
+    looks = pickle.load(requests)
     answer: Any = None
     while True:
         pickle.dump(answer, answers, protocol=5)
@@ -165,16 +170,16 @@ def serve() -> None:
             asked = pickle.load(requests)
         except EOFError:
             return
-        answer = [read(preprocess, request) for request in asked]
+        answer = [read(looks, request) for request in asked]
 
 
 class Decoder:
     """Reads files ahead of their use: the first few in threads here, the rest in workers."""
 
-    def __init__(self, preprocess: Preprocess, workers: int | None = None) -> None:
+    def __init__(self, looks: Looks, workers: int | None = None) -> None:
         """Take how many processes to start: one a core unless said, none where it is 0."""
         cores = min(MOST_WORKERS, os.cpu_count() or 1)
-        self._preprocess = preprocess
+        self._looks = looks
         self._workers = (cores if sys.executable else 0) if workers is None else workers
         self._threads = ThreadPoolExecutor(self._workers or cores, thread_name_prefix="decode")
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
@@ -190,13 +195,13 @@ class Decoder:
         return (reading for future in futures for reading in future.result())
 
     def _read_here(self, requests: Sequence[Request]) -> list[Reading]:
-        return [read(self._preprocess, request) for request in requests]
+        return [read(self._looks, request) for request in requests]
 
     def _read_elsewhere(self, requests: Sequence[Request]) -> list[Reading]:
         try:
             worker = self._idle.get_nowait()
         except queue.Empty:  # as many workers as threads, never more
-            worker = Worker(self._preprocess)
+            worker = Worker(self._looks)
         try:
             return worker.read(requests)
         finally:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class IndexReport:
     """What became of the sources."""
 
     added: int = 0
-    updated: int = 0
+    updated: int = 0  # another picture, other metadata, or candidate tokens that it lacked
     unchanged: int = 0
     deleted: int = 0
     pictures: int = 0  # in the gallery afterwards
@@ -52,7 +52,7 @@ class PictureEncoder(Protocol):
         """How pixels become its input."""
 
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """Return unit vectors (n, dim) of (n, 3, size, size) float32."""
+        """Return n unit vectors, or n pictures' tokens, of (n, 3, size, size) float32."""
 
 
 def index_pictures(
@@ -60,10 +60,14 @@ def index_pictures(
     gallery: Gallery,
     sources: Sequence[Source],
     *,
+    tokens: PictureEncoder | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IndexReport:
     """Add what is new or changed; a batch is confirmed before `progress` is told of it.
+
+    `tokens` gives what the gallery's token format says, for re-ranking: also to pictures that were
+    stored without, whose vectors are not encoded again.
 
     What cannot be read is reported, and never ends the run. Begun again after any end, a run
     encodes nothing twice that was confirmed, and reads no file again that looks as it did then.
@@ -72,17 +76,19 @@ def index_pictures(
     """
     start, done = time.perf_counter(), 0
     tally = _Tally()
+    lacking = set(gallery.ids_without_tokens()) if tokens else set()
+    looks = (encoder.preprocess, *([tokens.preprocess] if tokens else []))
     with (
         Stamps(gallery.folder) as stamps,
-        Decoder(encoder.preprocess, workers) as decoder,
+        Decoder(looks, workers) as decoder,
         ThreadPoolExecutor(1, thread_name_prefix="encode") as encoding,
     ):
         chunks = (sources[k : k + BATCH] for k in range(0, len(sources), BATCH))
-        begun = (_begun(chunk, gallery, stamps, decoder) for chunk in chunks)
+        begun = (_begun(chunk, gallery, lacking, stamps, decoder) for chunk in chunks)
         read = (list(pictures) for pictures in _ahead(begun, AHEAD))
-        encoded = ((batch, encoding.submit(_encoded, encoder, batch)) for batch in read)
-        for batch, vectors in _ahead(encoded, 1):
-            _store(batch, vectors.result(), gallery, stamps, tally)
+        encoded = ((batch, encoding.submit(_encoded, encoder, tokens, batch)) for batch in read)
+        for batch, numbers in _ahead(encoded, 1):
+            _store(batch, numbers.result(), gallery, stamps, tally)
             done += len(batch)
             if progress:
                 progress(done, len(sources))
@@ -95,7 +101,19 @@ class _Picture:
 
     source: Source
     reading: Reading
-    stored: bool  # the gallery holds a picture of this id
+    stored_hash: str | None  # of the picture that the gallery holds by this id, None without one
+
+    @property
+    def new(self) -> bool:
+        """Whether it was decoded and is another picture than the gallery holds."""
+        return bool(self.reading.pixels) and self.reading.source_hash != self.stored_hash
+
+
+class _Numbers(NamedTuple):
+    """What encoders made of a batch, in its order."""
+
+    vectors: Iterator[np.ndarray]  # of the pictures that are new
+    tokens: Iterator[np.ndarray] | None  # of those that were decoded; None where none are kept
 
 
 @dataclass(kw_only=True)
@@ -122,35 +140,52 @@ class _Tally:
 
 
 def _begun(
-    sources: Sequence[Source], gallery: Gallery, stamps: Stamps, decoder: Decoder
+    sources: Sequence[Source], gallery: Gallery, lacking: Set[str], stamps: Stamps, decoder: Decoder
 ) -> Iterator[_Picture]:
-    """Begin to read the files of a batch that must be read; the iterator waits for each."""
+    """Begin to read the files of a batch that must be read; the iterator waits for each.
+
+    Those of the ids that are lacking tokens must be, though they be unchanged.
+    """
     ids = [source.id for source in sources if is_id(source.id)]
     stored = gallery.source_hashes(ids)
-    known = [_known(source, stored.get(source.id), stamps) for source in sources]
+    whole = {item_id: found for item_id, found in stored.items() if item_id not in lacking}
+    known = [_known(source, stored, whole, stamps) for source in sources]
     pairs = list(zip(sources, known, strict=True))
-    requests = [Request(s.path, stored.get(s.id)) for s, reading in pairs if s.path and not reading]
+    requests = [Request(s.path, whole.get(s.id), s.data) for s, reading in pairs if not reading]
     rest = decoder.begin(requests)
     return (
-        _Picture(source=s, reading=reading or next(rest), stored=s.id in stored)
+        _Picture(source=s, reading=reading or next(rest), stored_hash=stored.get(s.id))
         for s, reading in pairs
     )
 
 
-def _known(source: Source, stored_hash: str | None, stamps: Stamps) -> Reading | None:
+def _known(
+    source: Source, stored: Mapping[str, str], whole: Mapping[str, str], stamps: Stamps
+) -> Reading | None:
     """Return what is known of a source without reading its file, None where it must be read."""
     if not is_id(source.id):
         return Reading(fault="the name cannot be an id. Rename the file, or give --metadata.")
-    if source.path is None:
-        return Reading(source_hash=stored_hash or "")
-    if stored_hash and stamps.hash_of(source.id, source.path) == stored_hash:
+    if not source.pictured:
+        return Reading(source_hash=stored.get(source.id, ""))
+    stored_hash = whole.get(source.id)
+    if stored_hash and source.path and stamps.hash_of(source.id, source.path) == stored_hash:
         return Reading(source_hash=stored_hash)
     return None
 
 
-def _encoded(encoder: PictureEncoder, batch: Sequence[_Picture]) -> Iterator[np.ndarray]:
-    """Return the vectors of the pictures that were decoded, one by one."""
-    pixels = [p.reading.pixels for p in batch if p.reading.pixels is not None]
+def _encoded(
+    encoder: PictureEncoder, tokens: PictureEncoder | None, batch: Sequence[_Picture]
+) -> _Numbers:
+    """Encode what is new of a batch, and all that was decoded where tokens are asked for."""
+    vectors = _made(encoder, [p.reading.pixels[0] for p in batch if p.new])
+    if tokens is None:
+        return _Numbers(vectors, None)
+    decoded = [p.reading.pixels[1] for p in batch if p.reading.pixels]
+    return _Numbers(vectors, _made(tokens, decoded))
+
+
+def _made(encoder: PictureEncoder, pixels: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Return what an encoder makes of (size, size, 3) uint8 each, one by one."""
     if not pixels:
         return iter(())
     return iter(encoder.encode_pixels(encoder.preprocess.normalise(np.stack(pixels))))
@@ -158,7 +193,7 @@ def _encoded(encoder: PictureEncoder, batch: Sequence[_Picture]) -> Iterator[np.
 
 def _store(
     batch: Sequence[_Picture],
-    vectors: Iterator[np.ndarray],
+    numbers: _Numbers,
     gallery: Gallery,
     stamps: Stamps,
     tally: _Tally,
@@ -170,17 +205,21 @@ def _store(
         if reading.fault:
             name = source.id if is_id(source.id) else ascii(source.id)
             tally.unreadable.append((name, reading.fault))
-        elif source.path is None and not picture.stored:
+        elif not source.pictured and picture.stored_hash is None:
             tally.unmatched.append(source.id)
         else:
-            if reading.pixels is not None:
-                items.append(_new_item(source, reading, next(vectors), gallery))
+            if reading.pixels:
+                tokens = next(numbers.tokens) if numbers.tokens else None
+                if picture.new:
+                    items.append(_new_item(source, reading, next(numbers.vectors), tokens, gallery))
+                else:
+                    items.append(_same_picture(source, tokens, gallery))
             elif source.metadata is None or gallery.unchanged(
                 source.id, reading.source_hash, source.metadata
             ):
                 tally.unchanged += 1
             else:
-                items.append(_same_picture(source, gallery))
+                items.append(_same_picture(source, None, gallery))
             if reading.stamp:
                 seen.append((source.id, reading.source_hash, reading.stamp))
     updated = sum(item.id in gallery for item in items)
@@ -190,21 +229,26 @@ def _store(
     tally.updated += updated
 
 
-def _new_item(source: Source, reading: Reading, vector: np.ndarray, gallery: Gallery) -> Item:
-    stored = gallery.items([gallery.row(source.id)])[0][1] if source.id in gallery else {}
+def _new_item(
+    source: Source,
+    reading: Reading,
+    vector: np.ndarray,
+    tokens: np.ndarray | None,
+    gallery: Gallery,
+) -> Item:
     return Item(
         id=source.id,
         vector=vector,
         thumbnail=reading.thumbnail,
         source_hash=reading.source_hash,
-        metadata=stored if source.metadata is None else source.metadata,
+        metadata=_metadata(source, gallery),
+        tokens=tokens,
     )
 
 
-def _same_picture(source: Source, gallery: Gallery) -> Item:
-    """Return what the gallery holds of a picture, with new metadata."""
-    tokens = None
-    if gallery.token_format is not None:
+def _same_picture(source: Source, tokens: np.ndarray | None, gallery: Gallery) -> Item:
+    """Return what the gallery holds of a picture, with new metadata, or tokens that it lacks."""
+    if tokens is None and gallery.token_format is not None:
         with suppress(GalleryError):  # a picture that has none yet
             tokens = gallery.tokens([gallery.row(source.id)])[0]
     return Item(
@@ -212,9 +256,16 @@ def _same_picture(source: Source, gallery: Gallery) -> Item:
         vector=gallery.vector(source.id),
         thumbnail=gallery.thumbnail(source.id),
         source_hash=gallery.source_hashes([source.id])[source.id],
-        metadata=source.metadata or {},
+        metadata=_metadata(source, gallery),
         tokens=tokens,
     )
+
+
+def _metadata(source: Source, gallery: Gallery) -> Mapping[str, Any]:
+    """Return a source's own metadata, else what is stored of its id."""
+    if source.metadata is not None:
+        return source.metadata
+    return gallery.items([gallery.row(source.id)])[0][1] if source.id in gallery else {}
 
 
 def _ahead(items: Iterable[T], count: int) -> Iterator[T]:

@@ -53,10 +53,13 @@ class Segment:
             return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, file: int, rows: Sequence[int]) -> np.ndarray:
-        """Read these rows as they are stored, through a file that `open` gave."""
+        """Read these rows as they are stored, through a file that `open` gave.
+
+        They are given in the order asked, and read as they lie on the disk.
+        """
         found = self.format.empty(len(rows))
         with storage_errors(self.path):
-            for i, row in enumerate(rows):
+            for row, i in sorted(zip(rows, range(len(rows)), strict=True)):
                 into = found[i : i + 1].view(np.uint8).data
                 if os.preadv(file, [into], row * self.format.row_bytes) < self.format.row_bytes:
                     raise GalleryError(f"{self.path}: ends before row {row}. {_VERIFY}")

@@ -19,8 +19,14 @@ class Source:
     """One picture to index."""
 
     id: str
-    path: Path | None  # None: new metadata for a picture that the gallery holds
+    path: Path | None  # None, and no data: new metadata for a picture that the gallery holds
     metadata: Mapping[str, Any] | None = None  # None keeps what is stored
+    data: bytes | None = None  # the picture's file, where it lies on no disk
+
+    @property
+    def pictured(self) -> bool:
+        """Whether there is a picture to read."""
+        return self.path is not None or self.data is not None
 
 
 def find_pictures(folders: Sequence[Path], metadata: Path | None = None) -> list[Source]:

@@ -30,7 +30,7 @@ from cir_rt.gallery.facts import Facts, Row, TokenFormat
 from cir_rt.gallery.item import Item, is_id, metadata_json
 from cir_rt.gallery.quota import check_quota, folder_bytes
 from cir_rt.gallery.segment import token_segment, vector_segment
-from cir_rt.gallery.tokens import StoredTokens
+from cir_rt.gallery.tokens import LocatedTokens, StoredTokens
 from cir_rt.gallery.vectors import Vectors
 
 FolderPath = Union[str, "os.PathLike[str]"]
@@ -248,13 +248,12 @@ class Gallery:
         """
         return self._tokens.decoded(rows)
 
-    def stored_tokens(self, rows: Iterable[int]) -> np.ndarray:
-        """Return candidate tokens as they lie on disk; raises GalleryError as `tokens`.
+    def located_tokens(self, rows: Iterable[int], fingerprint: str | None = None) -> LocatedTokens:
+        """Find the candidate tokens of live rows, for any thread to read; raises as `tokens`.
 
-        In INT8 an (n,) array with fields `codes`, (tokens, width) int8, and `scales`, (tokens,)
-        float32; in FP16 and FP32 (n, tokens, width).
+        GalleryMismatch where they are of another model than asked for.
         """
-        return self._tokens.read(rows)
+        return self._tokens.located(rows, fingerprint)
 
     def thumbnail(self, item_id: str) -> bytes:
         """Return the thumbnail of an id, a JPEG; raises UnknownId."""

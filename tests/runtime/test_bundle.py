@@ -16,6 +16,7 @@ import pytest
 
 from cir_rt import bundle as module
 from cir_rt.bundle import (
+    RerankSettings,
     faults,
     is_bundle,
     open_bundle,
@@ -171,10 +172,12 @@ def test_a_manifest_of_fewer_fields_is_not_an_altered_one(copy: Path) -> None:
     values = json.loads((copy / "manifest.json").read_text())
     for role in values["roles"].values():
         del role["plan"]
+    del values["rerank"]
     rest = {key: value for key, value in values.items() if key != "sha256"}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
     (copy / "manifest.json").write_text(json.dumps({**rest, "sha256": digest}))
     assert open_bundle(copy).role("image").plan is None
+    assert open_bundle(copy).manifest.rerank is None
     (copy / "manifest.json").write_text(json.dumps({**rest, "dim": 33, "sha256": digest}))
     with pytest.raises(BundleError, match="altered"):
         open_bundle(copy)
@@ -188,6 +191,30 @@ def test_the_manifest_survives_a_round_trip(copy: Path) -> None:
     assert read_manifest(copy) == manifest
     assert (copy / "manifest.json").read_bytes() == before
     assert json.loads(before) == json.loads(json.dumps(to_dict(manifest)))
+
+
+def test_a_re_rankers_settings_survive_a_round_trip(copy: Path) -> None:
+    settings = RerankSettings(places=17, width=24, buckets=(4, 9), margin=0.125)
+    write_manifest(replace(read_manifest(copy), rerank=settings), copy)
+    assert open_bundle(copy).manifest.rerank == settings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"candidates": 0}, "at least 1"),
+        ({"width": 0}, "at least 1"),
+        ({"buckets": []}, "buckets must rise"),
+        ({"buckets": [50, 8]}, "buckets must rise"),
+        ({"bucket": [50]}, "Did you mean 'buckets'"),
+    ],
+)
+def test_wrong_settings_of_a_re_ranker_are_refused(
+    copy: Path, wrong: dict[str, Any], said: str
+) -> None:
+    change(copy, rerank={"places": 17, "width": 24, **wrong})
+    with pytest.raises(BundleError, match=said):
+        open_bundle(copy)
 
 
 def test_staged_shows_nothing_until_it_ends(tmp_path: Path) -> None:

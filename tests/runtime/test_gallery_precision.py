@@ -106,8 +106,11 @@ def test_tokens_come_with_the_picture_or_later(folder, precision):
             assert reader.ids_without_tokens() == ["2"]
         expected = np.stack([token_array(n) for n in (4, 1, 0)])
         assert np.abs(found - expected).max() <= ERRORS[precision] * np.abs(expected).max()
-        stored = gallery.stored_tokens([4, 1, 0])
-        np.testing.assert_array_equal(tokens.rows.decode(stored), found)
+        located = gallery.located_tokens([4, 1, 0], fingerprint="a")
+        np.testing.assert_array_equal(tokens.rows.decode(located.read(0, 3)), found)
+        np.testing.assert_array_equal(tokens.rows.decode(located.read(1, 2)), found[1:2])
+        with pytest.raises(GalleryMismatch, match="the re-ranker at hand is b"):
+            gallery.located_tokens([4], fingerprint="b")
         assert gallery.tokens([]).shape == (0, 3, 5)
         generation = gallery.generation
         gallery.add_tokens({"4": token_array(4)})

@@ -35,6 +35,8 @@ def test_json_has_every_field() -> None:
     assert values == {
         "hits": [hit],
         "weights": {"image": 0.25, "text": 0.75},
+        "reranked": 0,
+        "complete": True,
         "timing_ms": {"total": 2.0},
     }
     assert Hits(hits=(), weights=None, timing={}).to_json()["weights"] is None
@@ -59,6 +61,14 @@ def test_real_laps_leave_no_gap() -> None:
     assert len(timing) == 5
     assert min(timing.values()) > 0
     assert sum(timing.values()) == pytest.approx(total, abs=1e-6)
+
+
+def test_a_deadline_is_counted_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 10.3, 10.5])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    due = Stopwatch().deadline(400)
+    assert due.left_ms == pytest.approx(100)
+    assert due.left_ms == pytest.approx(-100)
 
 
 def test_no_lap_is_no_time() -> None:
