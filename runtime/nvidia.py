@@ -64,6 +64,21 @@ def gpus() -> list[Gpu]:
     return found
 
 
+def pci_bus_id(number: int) -> str:
+    """Return where a GPU sits, as 0000:3b:00.0. Raises BackendMissing where there is none."""
+    count = probe()
+    driver = ctypes.CDLL(_LIBRARY)
+    device, place = ctypes.c_int(), ctypes.create_string_buffer(32)
+    status = driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDeviceGetPCIBusId(
+        place, len(place), device
+    )
+    if status:
+        raise BackendMissing(
+            f"cuda:{number} does not answer (CUDA error {status}); the driver serves {count}."
+        )
+    return place.value.decode()
+
+
 def driver_version() -> str | None:
     """Return the kernel driver's version, None where it does not say."""
     told = _read("proc/driver/nvidia/version")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -138,13 +138,7 @@ def latency_plot(stages: Mapping[str, Sequence[float]], path: Path, title: str =
     `stages` holds one list a stage and "total", a value per query. Raises BackendMissing where
     matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendMissing(
-            "matplotlib is not installed. Install it:  pip install 'cir-rt[plots]'"
-        ) from error
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = new_figure(9, 3.4)
     bars, spread = figure.subplots(1, 2, width_ratios=(3, 2))
     left = 0.0
     for name, values in stages.items():
@@ -163,6 +157,17 @@ def latency_plot(stages: Mapping[str, Sequence[float]], path: Path, title: str =
     for axis in (bars, spread):
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty figure of so many inches. Raises BackendMissing without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BackendMissing(
+            "matplotlib is not installed. Install it:  pip install 'cir-rt[plots]'"
+        ) from error
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def percentile(values: Sequence[float], q: float) -> float:

@@ -1,0 +1,1 @@
+"""The instrument: how long a caller waits, for what, and at what price in memory and energy."""
