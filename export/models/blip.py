@@ -21,7 +21,7 @@ from cir_rt.errors import CheckpointError
 from cir_rt.export.checkpoint import ModelConfig, TowerSpec
 from cir_rt.export.models.encoded import Encoded
 from cir_rt.export.models.huggingface import open_folder, plain_values, read_preprocess
-from cir_rt.export.models.prune import PruneConfig
+from cir_rt.export.models.shapes import PruneConfig
 from cir_rt.export.models.towers import unit
 
 # A part of a weight's name there -> the same part here; keys and values are one Linear here.

@@ -8,21 +8,13 @@ Retrieval with Dual Multi-modal Encoder" (TMLR 2024; arXiv 2305.16304).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
-from cir_rt.export.models.grounded import GroundedTextConfig, GroundedTextEncoder
+from cir_rt.export.models.grounded import GroundedTextEncoder
+from cir_rt.export.models.shapes import PruneConfig
 from cir_rt.export.models.towers import unit
 
 TEMPERATURE = 0.07  # where the logits' learnable temperature starts
-
-
-@dataclass(frozen=True, kw_only=True)
-class PruneConfig(GroundedTextConfig):
-    """The text encoder's shape, and the gallery vectors' width."""
-
-    dim: int = 256
 
 
 class Prune(nn.Module):

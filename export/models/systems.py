@@ -16,6 +16,7 @@ from cir_rt.export.models.limn import Limn, LimnConfig
 from cir_rt.export.models.progressive import WeightedComposition
 from cir_rt.export.models.prune import TEMPERATURE, Prune
 from cir_rt.export.models.reranker import Reranker
+from cir_rt.export.models.shapes import RerankerConfig
 
 
 class CirModel(nn.Module):
@@ -95,7 +96,12 @@ class RerankModel(PruneModel):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.rerank = Reranker.from_single(self.text.encoder)
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Let stage II begin as stage I's text encoder, its heads fresh."""
+        settings: RerankerConfig = from_dict(RerankerConfig, self.config.composer, "composer")
+        self.rerank = Reranker.from_single(self.text.encoder, settings.early_layers)
 
 
 SYSTEMS: dict[str, type[CirModel]] = {

@@ -129,10 +129,14 @@ class Rerank(Recipe):
     top: int = 50  # the pruner's candidates that hard negatives are drawn from
     hard: int = 15  # of them, a query
     pruner: str = ""  # the checkpoint whose candidates those are; stage I itself unless said
+    early_layers: int = 0  # behind which an early head scores too; 0: there is none
+    early: float = 0.5  # weight of the early head's loss
 
     def __post_init__(self) -> None:
         if self.negatives not in ("batch", "hard"):
             raise ValueError(f"negatives = '{self.negatives}' is neither 'batch' nor 'hard'")
+        if self.early_layers < 0 or self.early <= 0:
+            raise ValueError("early_layers is 0 or more, and the weight `early` is above 0")
 
 
 RECIPES: Mapping[str, type[Recipe]] = {

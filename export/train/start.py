@@ -21,12 +21,13 @@ from cir_rt.export.checkpoint import (
 from cir_rt.export.data.dataset import Dataset, Split
 from cir_rt.export.models.kinds import build_tower
 from cir_rt.export.models.limn import LimnConfig
-from cir_rt.export.models.reranker import Reranker
 from cir_rt.export.models.storage import load_model
 from cir_rt.export.models.systems import CirModel, RerankModel, build_model
 from cir_rt.export.train.examples import texts_of
 from cir_rt.export.train.recipes import Limn, Recipe, Rerank
 from cir_rt.export.train.vocabulary import learn, mark
+
+EARLY_HEAD = "rerank.early_head"
 
 
 def start(
@@ -49,7 +50,8 @@ def start(
     else:
         config, weights = _read(init, tokenizer)
         same = config.system == recipe.system
-        model = build_model(config if same else _system(config, recipe, tokenizer))
+        own = config if same else _system(config, recipe, tokenizer)
+        model = build_model(_with_early_head(own, recipe))
         _load(model, weights, init)
     model.image.requires_grad_(not recipe.frozen)
     if isinstance(recipe, Rerank):
@@ -76,7 +78,7 @@ def _read(init: Path, tokenizer: Path) -> tuple[ModelConfig, Mapping[str, Tensor
 def _load(model: CirModel, weights: Mapping[str, Tensor], init: Path) -> None:
     """Take over the parts of which the model has every weight: towers, composer, re-ranker."""
     own = model.state_dict()
-    parts = {name.split(".")[0] for name in weights}
+    parts = {_part(name) for name in weights}
     shared = [
         part
         for part in parts
@@ -85,7 +87,7 @@ def _load(model: CirModel, weights: Mapping[str, Tensor], init: Path) -> None:
     ]
     if "image" not in shared:
         raise CheckpointError(f"{init}: its image tower is another than the recipe's.")
-    taken = {k: v for k, v in weights.items() if k.split(".")[0] in shared}
+    taken = {k: v for k, v in weights.items() if _part(k) in shared}
     model.load_state_dict(taken, strict=False)
     model.pretrained = frozenset(shared) & {"image", "text"}
     if isinstance(model, RerankModel):
@@ -95,11 +97,22 @@ def _load(model: CirModel, weights: Mapping[str, Tensor], init: Path) -> None:
                 "rerank-prune, or a Hugging Face BLIP folder, with --init."
             )
         if "rerank" not in shared:
-            model.rerank = Reranker.from_single(model.text.encoder)
+            model.start_again()
+
+
+def _part(name: str) -> str:
+    """Return what a weight is taken over with: a re-ranker may gain an early head."""
+    return EARLY_HEAD if name.startswith(f"{EARLY_HEAD}.") else name.split(".")[0]
 
 
 def _within(name: str, part: str) -> bool:
-    return name.split(".")[0] == part and "position_ids" not in name
+    return _part(name) == part and "position_ids" not in name
+
+
+def _with_early_head(config: ModelConfig, recipe: Recipe) -> ModelConfig:
+    if not isinstance(recipe, Rerank) or not recipe.early_layers:
+        return config
+    return replace(config, composer={"early_layers": recipe.early_layers})
 
 
 def _system(config: ModelConfig, recipe: Recipe, tokenizer: Path) -> ModelConfig:

@@ -15,7 +15,8 @@ from cir_rt.errors import DataError
 from cir_rt.export.checkpoint import Checkpoint
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.models.encoder import encoder_of
-from cir_rt.export.models.storage import load_model
+from cir_rt.export.models.storage import load_model, save_model
+from cir_rt.export.models.systems import build_model
 from cir_rt.export.train.candidates import candidates
 from cir_rt.export.train.chance import chance
 from cir_rt.export.train.examples import Examples, read_examples
@@ -111,8 +112,6 @@ def test_stages_are_those_that_have_a_share(fresh: Checkpoint, few: Examples) ->
 @pytest.fixture(scope="module")
 def staged(drawn: Dataset, fresh: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Examples, recipe and model of stage II over an untrained stage I."""
-    from cir_rt.export.models.storage import save_model
-
     folder = tmp_path_factory.mktemp("staged")
     text = replace(Prune().text, settings=GROUNDED)
     prune = Prune(text=text, augment=PLAIN.augment)
@@ -166,6 +165,48 @@ def test_stage_two_alone_learns(staged: Any, negatives: str) -> None:
     terms["rerank"].backward()
     learnt = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
     assert learnt == {"rerank"}
+
+
+def test_a_trained_re_ranker_gains_an_early_head(
+    drawn: Dataset, fresh: Checkpoint, staged: Any, tmp_path: Path
+) -> None:
+    """Nothing else of it changes; and a checkpoint that has one keeps it."""
+    _, recipe, model, _ = staged
+    words = tmp_path / "words.json"
+    save_model(model, fresh.folder / "tokenizer.json", tmp_path / "whole")
+    wanted = replace(recipe, early_layers=1)
+    got = start(drawn, drawn.split("val"), wanted, words, tmp_path / "whole")
+    assert got.config.composer == {"early_layers": 1}
+    old, new = model.rerank.state_dict(), got.rerank.state_dict()
+    assert {name.split(".")[0] for name in new.keys() - old.keys()} == {"early_head"}
+    assert all(torch.equal(new[name], tensor) for name, tensor in old.items())
+    save_model(got, words, tmp_path / "early")
+    again = start(drawn, drawn.split("val"), recipe, words, tmp_path / "early")
+    assert all(torch.equal(again.rerank.state_dict()[n], tensor) for n, tensor in new.items())
+
+
+@pytest.mark.parametrize("negatives", ["batch", "hard"])
+def test_the_early_head_learns_too(staged: Any, negatives: str) -> None:
+    """Its loss is that of the whole, weighted, of its own scores."""
+    examples, recipe, model, _ = staged
+    if negatives == "batch":
+        examples = replace(examples, candidates=None)
+    early = build_model(replace(model.config, composer={"early_layers": 1})).eval()
+    early.load_state_dict(model.state_dict(), strict=False)
+    inputs = Inputs(early, examples, recipe)
+    terms = [
+        Candidates(early, inputs, replace(recipe, early=weight)).losses(np.arange(7), chance(0))
+        for weight in (0.5, 0.25)
+    ]
+    assert set(terms[0]) == {"rerank", "early"}
+    assert terms[0]["rerank"].item() == terms[1]["rerank"].item()
+    assert terms[0]["early"].item() == pytest.approx(2 * terms[1]["early"].item())
+    terms[0]["early"].backward()
+    learnt = {n.split(".")[0] for n, p in early.rerank.named_parameters() if p.grad is not None}
+    behind = [p.grad for n, p in early.rerank.named_parameters() if n.startswith("layers.1.")]
+    assert learnt == {"early_head", "embedding", "layers"}
+    assert behind
+    assert all(grad is None for grad in behind)
 
 
 def test_the_batch_holds_no_wrong_negatives(staged: Any) -> None:

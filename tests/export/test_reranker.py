@@ -13,9 +13,11 @@ from grounded_models import captions, config, lengths, stirred, tokens
 from torch import Tensor
 from transformers import BlipTextConfig, BlipTextModel
 
+from cir_rt.errors import ConfigError
 from cir_rt.export.models.blip import our_weights
-from cir_rt.export.models.grounded import GroundedTextConfig, GroundedTextEncoder
+from cir_rt.export.models.grounded import GroundedTextEncoder
 from cir_rt.export.models.reranker import Reranker
+from cir_rt.export.models.shapes import GroundedTextConfig
 
 
 def theirs(layers: int, seed: int) -> Any:
@@ -176,6 +178,39 @@ def test_everything_learns_but_the_second_output() -> None:
     assert last is not None
     assert last[0].any()
     assert not last[1].any()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("early", [1, 2])
+def test_the_early_head_reads_what_fewer_layers_leave(early: int) -> None:
+    """It scores as a re-ranker would that ends there, whose merging is by average as well."""
+    encoder = stirred(GroundedTextEncoder(config(layers=4)))
+    reranker = stirred(Reranker.from_single(encoder, early), 5)
+    short = Reranker(config(layers=early))
+    for layer in short.layers:
+        layer.merge = None
+    state = reranker.state_dict()
+    head = {k.replace("early_", ""): v for k, v in state.items() if k.startswith("early_head")}
+    short.load_state_dict({**{k: state[k] for k in short.state_dict()}, **head})
+    asked = given(3, 5)
+    got = reranker.early_scores(*asked)
+    assert (got - short.eval()(*asked)).abs().max() < 1e-5
+    assert got.std() > 1e-2
+    both = reranker.depths(*asked)
+    assert [s.shape for s in both] == [(3, 5)] * 2
+    assert torch.equal(both[0], got)
+    assert torch.equal(both[1], reranker(*asked))
+    z, ids, candidates = asked
+    own = reranker.early_scores(z, ids, candidates[None].expand(3, -1, -1, -1))
+    assert (own - got).abs().max() < 1e-5
+
+
+def test_an_early_head_is_there_where_it_is_wanted(reranker: Reranker) -> None:
+    assert not any("early" in name for name in reranker.state_dict())
+    with pytest.raises(ConfigError, match="no early head"):
+        reranker.early_scores(*given(1, 1))
+    with pytest.raises(ConfigError, match="early_layers = 3 of 3 layers"):
+        Reranker(config(layers=3), 3)
 
 
 def test_base_geometry_has_the_papers_parts() -> None:

@@ -36,7 +36,7 @@ class Candidates:
         return [order[k : k + size] for k in range(0, len(order), size)]
 
     def losses(self, batch: np.ndarray, chance: Chance) -> dict[str, Tensor]:
-        """Return `rerank`."""
+        """Return `rerank`, and `early` where the model has an early head."""
         links = self.inputs.examples.links
         target = np.asarray([chance.rng.choice(links.targets[q]) for q in batch])
         candidates, left_out = self._candidates(batch, target, chance)
@@ -50,16 +50,18 @@ class Candidates:
         apart = torch.from_numpy(left_out).to(tokens.device)
         with half_precision(self.inputs.device):
             z = self.model.text.read(tokens[where[: len(batch)]], ids)
-            chosen = tokens[where[len(batch) :]]
-            if self.ranking is None:
-                scores = self.model.rerank(z, ids, chosen)
-            else:
-                chosen = chosen.unflatten(0, candidates.shape)
-                scores = self.model.rerank.pairs(z, ids, chosen)
+            chosen = tokens[where[len(batch) :]].unflatten(0, candidates.shape)
+            *early, scores = self.model.rerank.depths(z, ids, chosen)
+        terms = {"rerank": self._loss(scores.float(), apart)}
+        if early:
+            terms["early"] = self.recipe.early * self._loss(early[0].float(), apart)
+        return terms
+
+    def _loss(self, scores: Tensor, left_out: Tensor) -> Tensor:
         if self.ranking is None:
-            diagonal = torch.arange(len(batch), device=tokens.device)
-            return {"rerank": query_to_target(scores.float(), diagonal, apart)}
-        return {"rerank": hard_negatives(scores.float(), apart)}
+            diagonal = torch.arange(len(scores), device=scores.device)
+            return query_to_target(scores, diagonal, left_out)
+        return hard_negatives(scores, left_out)
 
     def _candidates(
         self, batch: np.ndarray, target: np.ndarray, chance: Chance
