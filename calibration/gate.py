@@ -76,10 +76,11 @@ def duel(
     after: Callable[[], object],
     *,
     runs: int = 100,
+    warmups: int = 10,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Duel:
     """Time both in one alternating run after a warm-up; medians decide."""
-    for _ in range(10):
+    for _ in range(warmups):
         before()
         after()
     times: tuple[list[float], list[float]] = ([], [])

@@ -25,7 +25,7 @@ class Samples:
 
     def feeds(self, role: str) -> list[dict[str, np.ndarray]]:
         """Return the role's inputs in batches; captions are sorted, so that few are padded."""
-        if role == "image":
+        if role in ("image", "rerank_image"):
             starts = range(0, len(self.pixels), BATCH)
             return [{"pixels": self.pixels[k : k + BATCH]} for k in starts]
         lengths = text_lengths(self.ids, self.pad_id)

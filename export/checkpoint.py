@@ -16,6 +16,7 @@ from cir_rt.text import Tokenizer
 FORMAT = 1
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 CALIBRATION = "calibration"  # a small dataset of training pictures and queries, `triplets` layout
+RERANKER = "reranker"  # in a graphs folder: the graphs folder of a re-ranker
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,9 @@ from cir_rt.export.build import BuildOptions, BuildReport, build_engine
 from cir_rt.export.data.dataset import Dataset, Query, Split
 from cir_rt.export.data.formats import open_dataset
 from cir_rt.export.data.garments import write
-from cir_rt.export.evaluate import encode, score
+from cir_rt.export.evaluate import ask, encode, report, score
+from cir_rt.export.rerank import reranked
+from cir_rt.export.runtime_scorer import RuntimeScorer
 from cir_rt.gallery.indexing import IndexReport, Source
 from cir_rt.report import Answer, answer, contact_sheet, latency_plot, percentile
 from cir_rt.retriever import Retriever
@@ -68,11 +70,12 @@ def tour(out: Path, *, say: Callable[[str], None] = lambda stage: None) -> Tour:
     split = dataset.split("val")
     say("building engines, FP32 and calibrated INT8")
     exact = out / "fp32.cir"
-    build_engine(LOCATION, exact, BuildOptions(precision="fp32"))
+    build_engine(LOCATION, exact, BuildOptions(precision="fp32"), rerank=False)
     built = build_engine(LOCATION, out / "garments.cir", BuildOptions())
     say("measuring recall")
     recall = {"fp32": _recall(exact, dataset, split, {"fp32": None})["fp32"]}
     recall |= _recall(out / "garments.cir", dataset, split, WAYS)
+    recall |= _reranked(out / "garments.cir", dataset, split)
     say("indexing")
     with Retriever.open(out / "garments.cir") as retriever:
         indexed = retriever.index(sources(dataset, split), out / "garments.gallery")
@@ -142,3 +145,14 @@ def _recall(
         queries: np.ndarray = encoder.compose(vectors.v, vectors.u, weight)[0]
         found[name] = score(queries, vectors.pictures, dataset.name, split).recall
     return found
+
+
+def _reranked(bundle: Path, dataset: Dataset, split: Split) -> dict[str, dict[str, float]]:
+    """Return the split's recall with the bundle's best candidates re-ranked, if it does that."""
+    opened = open_bundle(bundle)
+    if opened.manifest.rerank is None:
+        return {}
+    k = opened.manifest.rerank.candidates
+    scored = ask(Encoder.open(opened), dataset, split)
+    found = reranked(scored, RuntimeScorer.open(opened), dataset, split, k)
+    return {f"{k} re-ranked": report(found, dataset.name, split, rerank=k).recall}

@@ -9,22 +9,57 @@ from typing import Protocol
 
 import numpy as np
 
+from cir_rt.bundle import is_bundle, open_bundle
+from cir_rt.errors import BackendMissing, UsageError
+from cir_rt.export.checkpoint import open_checkpoint
 from cir_rt.export.data.dataset import Dataset, Split
 from cir_rt.export.evaluate import Columns, Scored
+from cir_rt.export.runtime_scorer import RuntimeScorer
 
+CANDIDATES = 50  # that a re-ranker's checkpoint puts in a new order, unless said
 QUERIES = 64  # re-ranked together
 
 
 class Scorer(Protocol):
-    """What re-ranks: pictures to tokens, queries with candidates to scores."""
+    """What re-ranks: pictures to stored tokens, and queries with candidates to scores.
+
+    A row stands for a picture's tokens; how they lie in it is the scorer's own.
+    """
 
     def read(self, sources: Sequence[Path]) -> np.ndarray:
-        """Return tokens (n, places, width) float32."""
+        """Return the pictures' rows, (n, …)."""
 
     def score(
         self, reference: np.ndarray, texts: Sequence[str], candidates: np.ndarray
     ) -> np.ndarray:
-        """Return scores (n, k) of candidates' tokens (n, k, places, width), higher is better."""
+        """Return scores (n, k) of rows (n, …) with candidates' rows (n, k, …), higher is better."""
+
+
+def open_scorer(
+    model: Path, reranker: Path | None, *, mode: str, device: str, threads: int | None
+) -> tuple[Scorer, int] | None:
+    """Open what re-ranks a model's candidates, and how many of them unless said.
+
+    That is the `reranker`'s checkpoint, which needs torch, or else the one in a bundle; None where
+    there is neither. Raises UsageError for a mode that it does not have.
+    """
+    if reranker is None:
+        bundle = open_bundle(model) if is_bundle(model) else None
+        if bundle is None or bundle.manifest.rerank is None:
+            return None
+        scorer = RuntimeScorer.open(bundle, mode=mode, device=device, threads=threads)
+        return scorer, bundle.manifest.rerank.candidates
+    if mode != "exact":
+        raise UsageError(f"mode is {mode}, but a checkpoint has no cascade. Build a bundle of it.")
+    try:
+        from cir_rt.export.models.scorer import open_scorer as open_checkpoint_scorer
+    except ImportError as error:
+        raise BackendMissing(
+            f"{reranker} is a checkpoint; re-ranking with it needs torch. Install it:  "
+            "pip install 'cir-rt[export]'"
+        ) from error
+    checkpoint = open_checkpoint(reranker)
+    return open_checkpoint_scorer(checkpoint, device=device, threads=threads), CANDIDATES
 
 
 def reranked(
@@ -35,45 +70,47 @@ def reranked(
     Below them stage I's order stays. A reference that the protocol removes is no candidate. A
     query's own subset is scored whole, whatever its members' ranks (CIRR).
 
-    All pictures' tokens are read once and held in half precision: n * places * width * 2 bytes.
+    All pictures' tokens are read once and held as the scorer stores them.
     """
     row = {picture: place for place, picture in enumerate(split.pictures)}
-    tokens = scorer.read(dataset.paths(split.pictures)).astype(np.float16)
+    tokens = scorer.read(dataset.paths(split.pictures))
     for block in scored:
         gallery = np.asarray([row[i] for i in split.galleries[block.group]])
         columns = Columns.of(block, split)
+        best = best_columns(block, columns, k)
         scores = block.scores.copy()
         among = scores.copy() if split.protocol.subset_ks else None
         for start in range(0, len(scores), QUERIES):
             rows = range(start, min(start + QUERIES, len(scores)))
             asked = [split.queries[int(block.queries[n])] for n in rows]
-            reference = tokens[[row[q.reference] for q in asked]].astype(np.float32)
+            reference = tokens[[row[q.reference] for q in asked]]
             texts = [q.text for q in asked]
 
             def judge(found: np.ndarray) -> np.ndarray:
-                candidates = tokens[gallery[found]].astype(np.float32)  # noqa: B023
-                return scorer.score(reference, texts, candidates)  # noqa: B023
+                return scorer.score(reference, texts, tokens[gallery[found]])  # noqa: B023
 
-            best = _best(block.scores[rows.start : rows.stop], columns.removed, rows, k)
-            _raise(scores, rows, best, judge(best))
+            found = best[rows.start : rows.stop]
+            raise_columns(scores[rows.start : rows.stop], found, judge(found))
             if among is not None:
                 members = np.asarray([columns.subset[n] for n in rows])
-                _raise(among, rows, members, judge(members))
+                raise_columns(among[rows.start : rows.stop], members, judge(members))
         yield replace(block, scores=scores, among=among)
 
 
-def _best(scores: np.ndarray, removed: Sequence[int | None], rows: range, k: int) -> np.ndarray:
-    """Return the columns of each row's k best, best first, (n, k); equal scores by column."""
-    scores = scores.copy()
-    for place, n in enumerate(rows):
-        if removed[n] is not None:
-            scores[place, removed[n]] = -np.inf
+def best_columns(block: Scored, columns: Columns, k: int) -> np.ndarray:
+    """Return each query's k best, best first, (n, k); equal scores by column.
+
+    A reference that the protocol removes stands behind all others.
+    """
+    scores = block.scores.copy()
+    for n, removed in enumerate(columns.removed):
+        if removed is not None:
+            scores[n, removed] = -np.inf
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
-def _raise(scores: np.ndarray, rows: range, columns: np.ndarray, judged: np.ndarray) -> None:
+def raise_columns(scores: np.ndarray, columns: np.ndarray, judged: np.ndarray) -> None:
     """Put some columns of each row above all others, in the order of their new scores."""
     order = np.argsort(np.argsort(-judged, axis=1, kind="stable"), axis=1)  # 0 is the best
-    places = np.arange(rows.start, rows.stop)[:, None]
-    above = scores[rows.start : rows.stop].max(axis=1, keepdims=True)
-    scores[places, columns] = above + judged.shape[1] - order
+    above = scores.max(axis=1, keepdims=True)
+    np.put_along_axis(scores, columns, above + judged.shape[1] - order, axis=1)

@@ -23,7 +23,7 @@ def trial_encoder(backend: str, device: str, scratch: Path) -> Encoder:
         from cir_rt.export.build import BuildOptions, build_engine
 
         options = BuildOptions(backend=backend, device=device, precision="fp16", keep_slower=True)
-        build_engine(graphs.folder, scratch / f"{backend}.cir", options)
+        build_engine(graphs.folder, scratch / f"{backend}.cir", options, rerank=False)
         return Encoder.open(open_bundle(scratch / f"{backend}.cir"), device=device)
     image, text = (
         OnnxRuntimeEngine(graphs.folder / f"{role}.onnx", device=device)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cir_rt.bundle import Role, faults, is_bundle, read_manifest, sha256
+from cir_rt.config import to_dict
 from cir_rt.engines.onnx_layers import layers
 from cir_rt.errors import BundleError, CheckpointError, DataError, GalleryError, UsageError
 from cir_rt.gallery import Gallery
@@ -42,6 +43,7 @@ def _bundle(path: Path, verify: bool) -> dict[str, Any]:
         "target": f"{target.backend} on {target.device}, {target.instruction_set}",
         "dim": manifest.dim,
         "fingerprint": manifest.fingerprints.vectors,
+        "rerank": to_dict(manifest.rerank) if manifest.rerank else None,
         "precisions": manifest.precisions,
         "roles": {name: _role(path, role) for name, role in manifest.roles.items()},
         "size_bytes": sum(fact.size_bytes for fact in manifest.files.values()),
@@ -122,12 +124,14 @@ def _checkpoint(path: Path, verify: bool) -> dict[str, Any]:
         raise CheckpointError(f"{path}: carries no checksum to verify the weights against.")
     if verify and config["weights_sha256"] != sha256(path / "model.safetensors"):
         raise CheckpointError(f"{path}: altered, the weights' sha256 is not config.json's.")
+    second = path / "reranker"  # graphs carry theirs
     return {
         "kind": "checkpoint",
         "system": config.get("system", config.get("model_type", "unknown")),
         "parameters": parameters,
         "graphs": sorted(p.name for p in path.glob("*.onnx")),
         "config": config,
+        "reranker": _checkpoint(second, verify) if second.is_dir() else None,
         "verified": verify,
     }
 

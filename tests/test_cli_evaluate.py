@@ -71,3 +71,15 @@ def test_missing_pictures_are_told_before_a_model_is_opened(cirr: Path, tmp_path
         shutil.copytree(cirr / part, tmp_path / part)
     asked = ("evaluate", tmp_path / "no-model", "--data", tmp_path)
     refused(run(*asked), 1, "12 of 12 pictures are missing below", ", …")
+
+
+@pytest.mark.parametrize("asked", [("--rerank", 5), ("--mode", "fast")])
+def test_what_has_no_re_ranker_does_not_re_rank(
+    bundle: Path, garments: Path, asked: tuple[object, ...]
+) -> None:
+    refused(run("evaluate", bundle, "--data", garments, *asked), 2, "no re-ranker here")
+
+
+def test_a_checkpoint_re_ranks_at_full_depth(bundle: Path, garments: Path, tmp_path: Path) -> None:
+    asked = ("evaluate", bundle, "--data", garments, "--reranker", tmp_path, "--mode", "fast")
+    refused(run(*asked), 2, "mode is fast, but a checkpoint has no cascade")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,13 @@ from cir_rt.bundle import Fingerprints, Manifest, Role, TextInput
 from cir_rt.config import to_dict
 from cir_rt.export.build.backends.protocol import Backend
 from cir_rt.export.build.candidates import Candidate
+from cir_rt.export.build.fingerprint import fingerprint
+from cir_rt.export.build.reranker.run import BuiltReranker
 from cir_rt.export.checkpoint import TOKENIZER, Checkpoint
 from cir_rt.machine import versions
 
 COMPOSE = "compose.safetensors"
+RERANK_TOKENIZER = "rerank_tokenizer.json"
 
 
 def assemble(
@@ -28,6 +30,7 @@ def assemble(
     backend: Backend,
     quality: Mapping[str, Any],
     folder: Path,
+    reranker: BuiltReranker | None = None,
 ) -> Manifest:
     """Write the bundle's files into `folder` and return what they are."""
     config = graphs.config
@@ -35,16 +38,10 @@ def assemble(
     write_compose(graphs, folder / COMPOSE)
     text = TextInput(tokenizer=TOKENIZER, context=config.context, pad_id=config.pad_id)
     roles = {
-        role: Role(
-            system=config.system,
-            file=backend.install(candidate, folder),
-            precision=candidate.precision,
-            recipe=to_dict(candidate.recipe) if candidate.recipe else {},
-            inputs=candidate.engine.inputs,
-            outputs=candidate.engine.outputs,
+        role: replace(
+            _installed(candidate, graphs, backend, folder),
             preprocess=config.preprocess if role == "image" else None,
             text=text if role == "text" else None,
-            plan=backend.plan(candidate),
         )
         for role, candidate in chosen.items()
     }
@@ -52,11 +49,50 @@ def assemble(
     return Manifest(
         target=backend.target(),
         dim=config.dim,
-        fingerprints=Fingerprints(vectors=fingerprint(graphs)),
-        roles=roles,
+        fingerprints=Fingerprints(
+            vectors=fingerprint(graphs),
+            tokens=reranker.fingerprint if reranker else None,
+        ),
+        roles=roles | (_rerank_roles(reranker, folder) if reranker else {}),
+        rerank=reranker.settings if reranker else None,
         versions={**versions("cir-rt", "numpy", "Pillow", "tokenizers"), **backend.versions()},
         quality=quality,
     )
+
+
+def _installed(candidate: Candidate, graphs: Checkpoint, backend: Backend, folder: Path) -> Role:
+    """Put a candidate's engine into the bundle; return its role, without what it is fed by."""
+    return Role(
+        system=graphs.config.system,
+        file=backend.install(candidate, folder),
+        precision=candidate.precision,
+        recipe=to_dict(candidate.recipe) if candidate.recipe else {},
+        inputs=candidate.engine.inputs,
+        outputs=candidate.engine.outputs,
+        plan=backend.plan(candidate),
+    )
+
+
+def _rerank_roles(reranker: BuiltReranker, folder: Path) -> dict[str, Role]:
+    """Put the re-ranker's engines and its tokenizer into the bundle; return their roles."""
+    graphs, config, form = reranker.graphs, reranker.graphs.config, reranker.way.form
+    shutil.copyfile(graphs.folder / TOKENIZER, folder / RERANK_TOKENIZER)
+    text = TextInput(tokenizer=RERANK_TOKENIZER, context=config.context, pad_id=config.pad_id)
+    image = _installed(reranker.way.image, graphs, reranker.backend, folder)
+    roles = {"rerank_image": replace(image, preprocess=config.preprocess)}
+    for role in reranker.roles:
+        file = f"onnx/{role}.onnx"
+        shutil.copyfile(form.files[role], folder / file)
+        roles[role] = Role(
+            system=config.system,
+            file=file,
+            precision=form.precision,
+            recipe={"form": form.name},
+            inputs=form.engines[role].inputs,
+            outputs=form.engines[role].outputs,
+            text=text if role == "rerank_query" else None,
+        )
+    return roles
 
 
 def write_compose(graphs: Checkpoint, path: Path) -> None:
@@ -64,18 +100,3 @@ def write_compose(graphs: Checkpoint, path: Path) -> None:
     weights = load_file(graphs.weights)
     small = {k: v.astype(np.float32) for k, v in weights.items() if k.startswith("compose.")}
     save_file(small, path)
-
-
-def fingerprint(graphs: Checkpoint) -> str:
-    """Hash what fixes a gallery's vectors: the image tower's weights and the preprocessing."""
-    digest = hashlib.sha256()
-    settings = {
-        "image": to_dict(graphs.config.image),
-        "preprocess": to_dict(graphs.config.preprocess),
-    }
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in sorted(load_file(graphs.weights).items()):
-        if name.startswith("image."):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(tensor).tobytes())
-    return digest.hexdigest()

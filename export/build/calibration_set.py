@@ -30,11 +30,17 @@ class CalibrationSet:
     samples: Samples
     dataset: Dataset
     split: Split  # the gate's queries
+    pictures: tuple[str, ...]  # those of the samples
+    texts: tuple[str, ...]
 
     @property
     def labelled(self) -> bool:
         """Whether the queries have right answers, so that recall can be counted."""
         return self.split.labelled
+
+    def samples_of(self, checkpoint: Checkpoint) -> Samples:
+        """Return the samples as another model takes them."""
+        return _samples(checkpoint, self.dataset, self.pictures, self.texts)
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest keeps."""
@@ -83,18 +89,26 @@ def calibration_set(graphs: Checkpoint, folder: Path | None) -> CalibrationSet:
     def tokens(text: str) -> bytes:  # two captions may be one where they are cut
         return tokenizer([text], truncate=True).tobytes()
 
-    said = {tokens(query.text) for query in asked.queries}
-    texts = [text for text in dict.fromkeys(texts) if tokens(text) not in said]
+    said = {tokens(query.text) for query in asked.queries if query.captions}
+    texts = [text for text in dict.fromkeys(texts) if text and tokens(text) not in said]
     if not asked.queries or not pictures:
         raise DataError(f"{folder}: too few queries to hold any back. Give more real ones.")
     dataset.paths(asked.pictures)  # those that are missing are told of before anything is built
-    samples = Samples(
-        pixels=graphs.config.preprocess(dataset.paths(spread(pictures, PICTURES))),
-        ids=tokenizer(spread(texts, PICTURES), truncate=True),
+    shown, told = tuple(spread(pictures, PICTURES)), tuple(spread(texts, PICTURES))
+    samples = _samples(graphs, dataset, shown, told)
+    check_real(samples, str(folder))
+    return CalibrationSet(samples=samples, dataset=dataset, split=asked, pictures=shown, texts=told)
+
+
+def _samples(
+    checkpoint: Checkpoint, dataset: Dataset, pictures: Sequence[str], texts: Sequence[str]
+) -> Samples:
+    tokenizer = checkpoint.tokenizer()
+    return Samples(
+        pixels=checkpoint.config.preprocess(dataset.paths(pictures)),
+        ids=tokenizer(texts, truncate=True),
         pad_id=tokenizer.pad_id,
     )
-    check_real(samples, str(folder))
-    return CalibrationSet(samples=samples, dataset=dataset, split=asked)
 
 
 def _hold_back(dataset: Dataset) -> tuple[list[str], list[str], Split]:

@@ -19,6 +19,8 @@ from cir_rt.engines.protocol import Engine
 
 Feeds = Sequence[dict[str, np.ndarray]]
 
+TOKENS = 64  # pictures whose tokens are held for comparison: BLIP's are 1.8 MB each
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
@@ -29,7 +31,7 @@ class Candidate:
     path: Path  # its ONNX graph
     engine: Engine
     recipe: Recipe | None  # None for FP32
-    vectors: np.ndarray  # (inputs, dim) of the calibration inputs
+    vectors: np.ndarray  # (inputs, dim) of the calibration inputs, unit length
 
     def __str__(self) -> str:
         return str(self.recipe) if self.recipe else self.precision
@@ -83,8 +85,23 @@ def measured(
         path=path,
         engine=engine,
         recipe=recipe,
-        vectors=np.concatenate([engine.run(feed)["vector"] for feed in feeds]),
+        vectors=vectors(engine, feeds),
     )
+
+
+def vectors(engine: Engine, feeds: Feeds) -> np.ndarray:
+    """Return what an engine makes of its inputs as unit vectors (inputs, dim).
+
+    Tokens are a vector a picture, of as many pictures as are held.
+    """
+    output = engine.outputs[0].name
+    if not feeds:
+        return np.zeros((0, 1), np.float32)
+    if output == "vector":
+        return np.concatenate([engine.run(feed)[output] for feed in feeds])
+    found = [engine.run(feed)[output] for feed in feeds[: -(-TOKENS // BATCH)]]
+    tokens = np.concatenate([part.reshape(len(part), -1) for part in found])
+    return tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
 
 
 def _materialise(graph: Path, out: Path) -> None:

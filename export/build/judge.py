@@ -24,7 +24,7 @@ from cir_rt.export.build.calibration_set import CalibrationSet
 from cir_rt.export.build.candidates import Candidate
 from cir_rt.export.build.options import BuildOptions
 from cir_rt.export.checkpoint import Checkpoint
-from cir_rt.export.evaluate import Vectors, score
+from cir_rt.export.evaluate import Scored, Vectors, products, score
 
 Recall = dict[str, float]
 Chosen = Mapping[str, Candidate]  # role -> candidate
@@ -67,13 +67,12 @@ class Judge:
 
     def verdict(self, chosen: Chosen) -> Verdict:
         """Encode the held-back queries and their gallery, and compare."""
-        split = self.calibration.split
         vectors = self._vectors(chosen)
         mixed = replace(vectors, pictures=self._exact.pictures)
         recall, recall_mixed = self._recall(vectors), self._recall(mixed)
         agreement = min(self._agreement(vectors), self._agreement(mixed))
         near = {"image": cosines(self._exact.v, vectors.v)}
-        if any(query.captions for query in split.queries):
+        if self._worded:
             near["text"] = cosines(self._exact.u, vectors.u)
         limit = self.options.max_recall_drop
         gates = [cosine_gate(c, self.options.min_cosine, role) for role, c in near.items()]
@@ -101,6 +100,11 @@ class Judge:
         """Recall of the FP32 reference; empty without labels."""
         return self._recall(self._exact)
 
+    def pruned(self) -> list[Scored]:
+        """Return every held-back query's scores of the gallery, by the FP32 reference."""
+        queries, pictures = self._queries(self._exact), self._exact.pictures
+        return list(products(queries, pictures, self.calibration.split))
+
     def drop(self, verdict: Verdict) -> float:
         """Return the larger loss of both recalls, in points; without labels of agreement."""
         if not self.calibration.labelled:
@@ -118,10 +122,16 @@ class Judge:
         row = {picture: k for k, picture in enumerate(split.pictures)}
         return [row[query.reference] for query in split.queries]
 
+    @cached_property
+    def _worded(self) -> bool:
+        """Whether the queries say anything: a plain folder may come without captions."""
+        return any(query.captions for query in self.calibration.split.queries)
+
     def _vectors(self, chosen: Chosen) -> Vectors:
         pictures = self._encoded(chosen["image"])
         v = pictures[self._references]
-        return Vectors(v=v, u=self._encoded(chosen["text"]), pictures=pictures)
+        u = self._encoded(chosen["text"]) if self._worded else np.zeros_like(v)
+        return Vectors(v=v, u=u, pictures=pictures)
 
     def _encoded(self, candidate: Candidate) -> np.ndarray:
         """Return all pictures' vectors, or all captions', once for each candidate."""
@@ -164,6 +174,6 @@ class Judge:
 
     def _queries(self, vectors: Vectors) -> np.ndarray:
         """Return composed queries, or the pictures alone where nobody says anything."""
-        if not any(query.captions for query in self.calibration.split.queries):
+        if not self._worded:
             return vectors.v
         return self.composer(vectors.v, vectors.u)[0]

@@ -22,6 +22,7 @@ class BuildOptions:
     max_recall_drop: float = 0.5  # points
     min_cosine: float = 0.98  # mean over the held-back inputs of each role
     min_agreement: float = 90.0  # percent of FP32's top 10, where no query has a right answer
+    tokens: int = 65  # most that a gallery keeps of a picture for re-ranking; more are merged
     keep_slower: bool = False
     threads: int | None = None
     arch: tuple[str, ...] = ()  # sm_89: GPUs that are not here, for a backend that can

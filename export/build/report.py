@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from cir_rt.calibration.gate import Duel, Gate
 from cir_rt.config import to_dict
 from cir_rt.export.build.frontier import Point
 from cir_rt.export.build.options import BuildOptions
+from cir_rt.export.build.reranker.run import BuiltReranker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,20 @@ class BuildReport:
     agreement: float  # percent of FP32's top 10 that is found again
     gates: tuple[Gate, ...]
     latency: Duel | None  # None where the target is not here
+    rerank: dict[str, Any] | None = None  # what the re-ranker was measured at, where there is one
     frontier: list[Point] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def joined(self, built: BuiltReranker) -> BuildReport:
+        """Return the report with what the re-ranker's part of the build found."""
+        return replace(
+            self,
+            precisions={**self.precisions, **built.precisions},
+            gates=(*self.gates, *built.gates),
+            rerank=built.quality,
+            frontier=[*self.frontier, *built.frontier],
+            notes=[*self.notes, *built.notes],
+        )
 
     def quality(self) -> dict[str, Any]:
         """Return what was measured, by the names that the manifest gives it."""
@@ -50,6 +63,7 @@ class BuildReport:
                 for gate in self.gates
             ],
             "frontier": [to_dict(point) for point in self.frontier],
+            **({"rerank": self.rerank} if self.rerank else {}),
         }
 
     def latency_ms(self) -> dict[str, float | None]:

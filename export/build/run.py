@@ -1,4 +1,4 @@
-"""From a checkpoint or its graphs to a bundle; torch only where graphs are missing."""
+"""From a checkpoint or its graphs to a bundle."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cir_rt.bundle import check_replaceable, sha256, staged, write_manifest
+from cir_rt.bundle import check_replaceable, staged, write_manifest
 from cir_rt.calibration.gate import Duel, Gate, check, latency_gate
 from cir_rt.calibration.samples import BATCH
 from cir_rt.compose import WeightedComposer
-from cir_rt.errors import BackendMissing, CheckpointError
-from cir_rt.export.build.assembly import COMPOSE, assemble, fingerprint, write_compose
+from cir_rt.export.build.assembly import COMPOSE, assemble, write_compose
 from cir_rt.export.build.backends import open_backend
 from cir_rt.export.build.calibration_set import CalibrationSet, calibration_set
 from cir_rt.export.build.candidates import Candidate, reference
 from cir_rt.export.build.choice import Choice, choose
+from cir_rt.export.build.fingerprint import fingerprint
+from cir_rt.export.build.graphs import ENGINES, graphs_of, reranker_of
 from cir_rt.export.build.judge import Judge
 from cir_rt.export.build.options import BuildOptions
 from cir_rt.export.build.race import Race
 from cir_rt.export.build.report import BuildReport
+from cir_rt.export.build.reranker.run import build_reranker, check_backend
 from cir_rt.export.build.standing import standing_engines
-from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
-
-ENGINES = ("image", "text")
+from cir_rt.export.checkpoint import Checkpoint
 
 
 def build_engine(
@@ -34,14 +34,18 @@ def build_engine(
     options: BuildOptions,
     *,
     calibration: Path | None = None,
+    reranker: Path | None = None,
+    rerank: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> BuildReport:
     """Build, measure and write a bundle; nothing is written where a gate trips.
 
     `calibration` is a dataset or a folder of pictures, by default the dataset that the checkpoint
-    carries. Raises CheckpointError, DataError, or GateError where the built engines lose more
-    than a limit allows or, for a precision asked for by name, run slower than FP32 or than the
-    bundle that they would replace.
+    carries. `reranker` is the re-ranker's checkpoint, beside a model that is a checkpoint too;
+    exported graphs carry theirs, which without `rerank` is left out. Raises CheckpointError,
+    DataError, BackendMissing, or GateError where the built engines lose more than a limit allows
+    or, for a precision asked for by name, run slower than FP32 or than the bundle that they would
+    replace.
     """
     start = time.perf_counter()
     check_replaceable(out)
@@ -49,17 +53,26 @@ def build_engine(
     with tempfile.TemporaryDirectory(prefix="cir-rt-build-") as scratch_folder:
         scratch = Path(scratch_folder)
         say("graphs")
-        graphs = _graphs(model, scratch)
+        graphs = graphs_of(model, reranker, scratch)
+        second = reranker_of(graphs) if rerank else None
+        if second:
+            check_backend(options)
         inputs = calibration_set(graphs, calibration)
         build = _Build(graphs, inputs, options, scratch)
         say("candidates")
         choice = choose(build.fp32, build.backend, build.judge, build.race, options)
         say("gates")
-        report = build.proven(choice, out)
+        report, built = build.proven(choice, out), None
+        if second:
+            say("re-ranker")
+            built = build_reranker(
+                second, inputs, build.judge.pruned(), options, scratch=scratch, out=out
+            )
+            report = report.joined(built)
         say("bundle")
         quality = {**report.quality(), "threads": options.threads, "calibration": inputs.facts()}
         with staged(out) as folder:
-            manifest = assemble(graphs, choice.chosen, build.backend, quality, folder)
+            manifest = assemble(graphs, choice.chosen, build.backend, quality, folder, built)
             manifest = write_manifest(manifest, folder)
     size = sum(fact.size_bytes for fact in manifest.files.values())
     return replace(report, size_bytes=size, seconds=time.perf_counter() - start)
@@ -127,24 +140,3 @@ class _Build:
             for engine in old.values():
                 engine.close()
         return latency, tuple(gates)
-
-
-def _graphs(model: Path, scratch: Path) -> Checkpoint:
-    """Return the graphs folder of a model, exporting a checkpoint that has none (needs torch)."""
-    checkpoint = open_checkpoint(model)
-    if checkpoint.config.weights_sha256 not in ("", sha256(checkpoint.weights)):
-        raise CheckpointError(
-            f"{checkpoint.weights}: altered since config.json was written. The graphs point into "
-            "it by offset; export them again:  cir-rt export CKPT --out GRAPHS"
-        )
-    if all((model / f"{role}.onnx").exists() for role in ENGINES):
-        return checkpoint
-    try:
-        from cir_rt.export.onnx_export import export_graphs
-    except ImportError as error:
-        raise BackendMissing(
-            f"{model} is a checkpoint without graphs; exporting it needs torch. Install it:  "
-            "pip install 'cir-rt[export]'  or elsewhere:  cir-rt export CKPT --out GRAPHS"
-        ) from error
-    export_graphs(checkpoint, scratch / "graphs")
-    return open_checkpoint(scratch / "graphs")

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cir_rt.errors import CheckpointError
 from cir_rt.export.checkpoint import Checkpoint
 from cir_rt.export.models.encoder import PictureEncoder
-from cir_rt.export.models.storage import check_device, load_model
+from cir_rt.export.models.storage import check_device, load_reranker
 from cir_rt.export.models.systems import RerankModel
 from cir_rt.pictures import PictureSource
 from cir_rt.text import Tokenizer
@@ -24,13 +23,7 @@ def open_scorer(
     check_device(device)
     if threads:
         torch.set_num_threads(threads)
-    model = load_model(checkpoint)
-    if not isinstance(model, RerankModel):
-        raise CheckpointError(
-            f"{checkpoint.folder}: a checkpoint of {checkpoint.config.system}, expected rerank. "
-            "Train one:  cir-rt train rerank --init STAGE_ONE --data DATA --out CKPT"
-        )
-    return Scorer(model.to(device), checkpoint.tokenizer())
+    return Scorer(load_reranker(checkpoint).to(device), checkpoint.tokenizer())
 
 
 class Scorer(PictureEncoder):
@@ -41,18 +34,19 @@ class Scorer(PictureEncoder):
         self.pairs = pairs
 
     def read(self, sources: Sequence[PictureSource]) -> np.ndarray:
-        """Return the pictures' tokens (n, places, width) float32. Raises PictureError."""
+        """Return the pictures' tokens (n, places, width) float16. Raises PictureError."""
         return np.concatenate(self._pictures(self._tokens, sources))
 
     def _tokens(self, pixels: Tensor) -> Tensor:
-        return self.model.image.read(pixels).tokens
+        return self.model.image.read(pixels).tokens.half()
 
     def score(
         self, reference: np.ndarray, texts: Sequence[str], candidates: np.ndarray
     ) -> np.ndarray:
         """Return scores (n, k) float32 of tokens (n, k, places, width), higher is better.
 
-        `reference` (n, places, width) are the references' tokens; over-long texts are cut.
+        `reference` (n, places, width) are the references' tokens, all of them as `read` gives
+        them; over-long texts are cut.
         """
         ids = self.tokenizer(texts, truncate=True)
         step = max(1, self.pairs // candidates.shape[1])
@@ -63,4 +57,5 @@ class Scorer(PictureEncoder):
         return scores
 
     def _pairs(self, reference: Tensor, ids: Tensor, candidates: Tensor) -> Tensor:
-        return self.model.rerank.pairs(self.model.text.read(reference, ids), ids, candidates)
+        z = self.model.text.read(reference.float(), ids)
+        return self.model.rerank.pairs(z, ids, candidates.float())

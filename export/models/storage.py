@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from cir_rt.bundle import sha256
 from cir_rt.errors import BackendMissing, CheckpointError
 from cir_rt.export.checkpoint import TOKENIZER, WEIGHTS, Checkpoint, write_config
-from cir_rt.export.models.systems import CirModel, build_model
+from cir_rt.export.models.systems import CirModel, RerankModel, build_model
 
 
 def check_device(device: str) -> None:
@@ -40,6 +40,17 @@ def load_model(checkpoint: Checkpoint) -> Any:
             f"missing {missing[:3]}, unexpected {unexpected[:3]}."
         )
     return model.eval()
+
+
+def load_reranker(checkpoint: Checkpoint) -> RerankModel:
+    """Load a re-ranker. Raises CheckpointError for any other system."""
+    model = load_model(checkpoint)
+    if not isinstance(model, RerankModel):
+        raise CheckpointError(
+            f"{checkpoint.folder}: a checkpoint of {checkpoint.config.system}, expected rerank. "
+            "Train one:  cir-rt train rerank --init STAGE_ONE --data DATA --out CKPT"
+        )
+    return model
 
 
 def save_model(

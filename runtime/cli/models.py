@@ -20,8 +20,6 @@ from cir_rt.cli.command import (
 )
 from cir_rt.errors import UsageError
 
-CANDIDATES = 50  # that a re-ranker puts in a new order, unless said
-
 
 @command("cir-rt train progressive --data photos/ --out ckpt/ --minutes 40")
 @click.argument("recipe")
@@ -73,8 +71,22 @@ def train(recipe: str, as_json: bool, **settings: Any) -> None:
 @click.option("--split", default="val", show_default=True)
 @click.option("--protocol", help="Of those that the dataset knows; its own unless said.")
 @click.option("--weight", type=click.FloatRange(0, 1), help="1 picture only, 0 words only.")
-@click.option("--reranker", type=FOLDER, help="Checkpoint of the recipe rerank.")
-@click.option("--rerank", type=click.IntRange(min=1), help=f"Candidates; {CANDIDATES} unless said.")
+@click.option(
+    "--reranker", type=FOLDER, help="Checkpoint of the recipe rerank; a bundle may have its own."
+)
+@click.option(
+    "--rerank",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Candidates to put in a new order, the bundle's own number or 50 unless said; 0: none.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(("exact", "fast")),
+    default="exact",
+    show_default=True,
+    help="Of a bundle's re-ranker.",
+)
 @click.option("--submission", type=FOLDER, help="Folder for the files that CIRR's server scores.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1))
@@ -91,8 +103,6 @@ def evaluate(
     from cir_rt.export.data.formats import open_dataset
     from cir_rt.export.submission import check_submittable, write_submission
 
-    if asked["rerank"] and not asked["reranker"]:
-        raise UsageError("--rerank needs the re-ranker:  --reranker CKPT")
     dataset = open_dataset(data)
     chosen = dataset.split(split, protocol)
     if submission:
@@ -100,9 +110,7 @@ def evaluate(
     else:
         evaluation.check_labelled(dataset.name, chosen)
     dataset.paths(chosen.pictures)  # those that are missing are told of before a model is opened
-    asked_for = asked.pop("rerank")
-    candidates = (asked_for or CANDIDATES) if asked["reranker"] else 0
-    scored = _scored(dataset, chosen, candidates, **asked)
+    scored, candidates = _scored(dataset, chosen, **asked)
     if submission:
         written = [str(path) for path in write_submission(scored, chosen, submission)]
         values = {**evaluation.facts(dataset.name, chosen), "submission": written}
@@ -116,28 +124,30 @@ def evaluate(
 def _scored(
     dataset: Any,
     split: Any,
-    candidates: int,
     *,
     model: Path,
     reranker: Path | None,
+    rerank: int | None,
+    mode: str,
     device: str,
     threads: int | None,
     weight: float | None,
-) -> Any:
-    """Ask the model, then the re-ranker where there is one."""
+) -> tuple[Any, int]:
+    """Ask the model, then the re-ranker where there is one; return how many candidates it sees."""
     from cir_rt.export import evaluate as evaluation
+    from cir_rt.export.rerank import open_scorer, reranked
 
-    encoder = evaluation.open_model(model, device, threads)
+    options: dict[str, Any] = {"device": device, "threads": threads}
+    second = open_scorer(model, reranker, mode=mode, **options) if rerank != 0 else None
+    if second is None and (rerank or mode != "exact"):
+        raise UsageError("no re-ranker here. Expected --reranker CKPT, or a bundle that has one.")
+    encoder = evaluation.open_model(model, **options)
     scored = evaluation.ask(encoder, dataset, split, weight=weight)
-    if not reranker:
-        return scored
-    needs_torch()
-    from cir_rt.export.checkpoint import open_checkpoint
-    from cir_rt.export.models.scorer import open_scorer
-    from cir_rt.export.rerank import reranked
-
-    scorer = open_scorer(open_checkpoint(reranker), device=device, threads=threads)
-    return reranked(scored, scorer, dataset, split, candidates)
+    if second is None:
+        return scored, 0
+    scorer, usual = second
+    candidates = rerank or usual
+    return reranked(scored, scorer, dataset, split, candidates), candidates
 
 
 def _print_report(report: Any) -> None:
@@ -157,8 +167,9 @@ def _print_report(report: Any) -> None:
 @command("cir-rt export ckpt/ --out graphs/")
 @click.argument("checkpoint", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="Graphs folder to write.")
+@click.option("--reranker", type=FOLDER, help="Checkpoint of the recipe rerank, to go with it.")
 @click.option("--half", is_flag=True, help="Store the weights in half precision.")
-def export(checkpoint: Path, out: Path, half: bool, as_json: bool) -> None:
+def export(checkpoint: Path, out: Path, reranker: Path | None, half: bool, as_json: bool) -> None:
     """Turn CHECKPOINT into ONNX graphs that devices build engines from without torch."""
     needs_torch()
     needs("onnxruntime", "cpu")
@@ -166,7 +177,8 @@ def export(checkpoint: Path, out: Path, half: bool, as_json: bool) -> None:
     from cir_rt.export.checkpoint import open_checkpoint
     from cir_rt.export.onnx_export import export_graphs
 
-    parity = export_graphs(open_checkpoint(checkpoint), out, half=half)
+    second = open_checkpoint(reranker) if reranker else None
+    parity = export_graphs(open_checkpoint(checkpoint), out, half=half, reranker=second)
     differences = {role: to_dict(p) for role, p in parity.items()}
     print_facts({"graphs": str(out), "difference": differences}, as_json)
 
@@ -211,6 +223,17 @@ def export(checkpoint: Path, out: Path, half: bool, as_json: bool) -> None:
     show_default=True,
     help="Percent of FP32's top 10 found again, where no query has a right answer.",
 )
+@click.option(
+    "--reranker", type=FOLDER, help="Checkpoint to build in; exported graphs carry theirs."
+)
+@click.option("--rerank/--no-rerank", default=True, help="Whether the re-ranker is built in too.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=2),
+    default=65,
+    show_default=True,
+    help="Most that a gallery keeps of a picture for re-ranking; more of a tower's are merged.",
+)
 @click.option("--keep-slower", is_flag=True, help="Keep an engine slower than what it replaces.")
 @click.option("--report", type=FOLDER, help="Folder for the frontier of `auto`, table and plot.")
 @click.option("--threads", type=click.IntRange(min=1))
@@ -220,6 +243,8 @@ def build_engine(
     calibration: Path | None,
     arch: str,
     report: Path | None,
+    reranker: Path | None,
+    rerank: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -230,7 +255,15 @@ def build_engine(
     from cir_rt.export.build import build_engine as run
 
     settings = BuildOptions(**options, arch=tuple(filter(None, arch.split(","))))
-    built = run(model, out, settings, calibration=calibration, progress=say)
+    built = run(
+        model,
+        out,
+        settings,
+        calibration=calibration,
+        reranker=reranker,
+        rerank=rerank,
+        progress=say,
+    )
     if report:
         from cir_rt.export.build.frontier import write
 

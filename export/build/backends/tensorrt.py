@@ -25,7 +25,7 @@ from cir_rt.engines.protocol import Engine
 from cir_rt.engines.tensorrt import TensorRtEngine
 from cir_rt.engines.tensorrt_packages import PACKAGES
 from cir_rt.errors import BackendMissing, CompileError
-from cir_rt.export.build.candidates import Candidate, Feeds, QuantizedGraphs, measured
+from cir_rt.export.build.candidates import Candidate, Feeds, QuantizedGraphs, measured, vectors
 from cir_rt.export.build.options import BuildOptions
 from cir_rt.export.compile.compiler import compile_plan
 from cir_rt.export.compile.options import CompileOptions, capabilities
@@ -127,13 +127,8 @@ class TensorRtBackend:
         plan = self._compiled(candidate.path)
         path, device = default_cache() / plan.file, self.options.device
         engine: Engine = TensorRtEngine(path, plan, device=device)
-        vectors = [engine.run(feed)["vector"] for feed in feeds]
-        return replace(
-            candidate,
-            precision=precision,
-            engine=engine,
-            vectors=np.concatenate(vectors) if vectors else candidate.vectors,
-        )
+        found = vectors(engine, feeds) if feeds else candidate.vectors
+        return replace(candidate, precision=precision, engine=engine, vectors=found)
 
     def _compiled(self, path: Path) -> Plan:
         if path not in self._plans:
