@@ -31,6 +31,7 @@ class Outline(nn.Module):
         super().__init__()
         if not 0 < width < SIDE**2:
             raise ValueError(f"outline {width}: expected 1 to {SIDE**2 - 1} numbers.")
+        self.width = width
         self.register_buffer("mean", torch.zeros(SIDE**2))
         self.register_buffer("weight", torch.eye(SIDE**2)[:, :width].contiguous())
 

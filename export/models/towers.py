@@ -18,8 +18,8 @@ class ConvTowerConfig:
     """A residual convolutional net; a stage halves the side, `blocks` residual blocks each.
 
     `palettes` places are looked at for their colour alone (`palette.Palette`), 0 for none. The last
-    `outline` of the vector's `dim` numbers are the picture's shape, not learnt (`outline.Outline`);
-    of two pictures' inner product `outline_share` is theirs.
+    `outline` of the vector's `dim` numbers are the picture's shape, not learnt (`outline.Outline`),
+    0 while the rest learns; then `outline_share` of two pictures' inner product is theirs.
     """
 
     stem: int = 32
@@ -103,6 +103,8 @@ class ConvTower(nn.Module):
         vectors = unit(self.project(self.dropout(torch.cat(pooled, dim=1))))
         if self.outline is None:
             return vectors
+        if self.training:  # it would lean on the outline, and learn less beside it
+            return F.pad(vectors, (0, self.outline.width))
         learnt, shape = (1 - self.outline_share) ** 0.5, self.outline_share**0.5
         return torch.cat([learnt * vectors, shape * self.outline(pixels)], dim=1)
 

@@ -182,3 +182,4 @@ def test_an_outline_closes_the_vector_with_its_share() -> None:
     vectors = tower(pixels)
     assert_close(vectors[:, 19:], 0.6 * tower.outline(pixels))
     assert_close(vectors.norm(dim=1), torch.ones(3))
+    assert not tower.train()(pixels)[:, 19:].any()  # nothing to lean on
