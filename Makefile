@@ -59,7 +59,7 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: $(VENV)/.demo
 	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[cpu,build,plots,hnsw,faiss,rtx,export,dev]'
+	$(PIP) --editable '.[cpu,build,plots,hnsw,faiss,rtx,export,serve,dev]'
 	@touch $@
 
 # mypy does not follow an editable installation: it is given a plain one beside it.

@@ -45,6 +45,10 @@ class GalleryError(CirRtError):
     """A gallery is missing, damaged or held by another writer."""
 
 
+class GalleryBusy(GalleryError):
+    """A gallery that is to be changed is held by another writer."""
+
+
 class GalleryMismatch(GalleryError):
     """A gallery was made by another model than the bundle at hand."""
 

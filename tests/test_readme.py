@@ -15,7 +15,8 @@ from cir_rt.cli import cli
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     *("README.md", "CONTRIBUTING.md"),
-    *(f"docs/{name}.md" for name in ("compile", "data", "gallery", "kernels", "structure")),
+    *("docs/compile.md", "docs/data.md", "docs/gallery.md", "docs/kernels.md"),
+    *("docs/profile.md", "docs/structure.md"),
 )
 
 

@@ -1,6 +1,7 @@
 """The command line; each file holds the commands of one errand."""
 
-from cir_rt.cli import facts, galleries, models, tour, upkeep  # noqa: F401  registering
+# ruff: noqa: F401  imported to register
+from cir_rt.cli import facts, galleries, models, profile, serve, tour, upkeep
 from cir_rt.cli.command import cli, main
 
 __all__ = ["cli", "main"]

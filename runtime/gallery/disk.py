@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cir_rt.errors import GalleryError, StorageFull
+from cir_rt.errors import GalleryBusy, GalleryError, StorageFull
 
 _POLL_S = 0.05
 _COPY_BYTES = 1 << 22
@@ -81,7 +81,7 @@ def exchange(a: Path, b: Path) -> None:
 def lock_folder(folder: Path, wait_s: float = 0.0) -> int:
     """Become the folder's only writer, and return the open file that holds the lock.
 
-    Closing it, or the end of the process, lets go. Raises GalleryError where another writer still
+    Closing it, or the end of the process, lets go. Raises GalleryBusy where another writer still
     holds it after wait_s.
     """
     until = time.monotonic() + wait_s
@@ -94,7 +94,7 @@ def lock_folder(folder: Path, wait_s: float = 0.0) -> int:
         except BlockingIOError as error:
             if time.monotonic() >= until:
                 os.close(file)
-                raise GalleryError(
+                raise GalleryBusy(
                     f"{folder}: held by another writer. Wait until it is done, or stop it, and "
                     "retry."
                 ) from error

@@ -1,0 +1,1 @@
+"""The HTTP backend: screens and apps ask, one bundle and gallery answer."""
