@@ -11,7 +11,7 @@ from cir_rt.candidates import Candidates, Reference
 from cir_rt.encoder import Encoder
 from cir_rt.errors import GalleryError, UnknownId
 from cir_rt.gallery import Gallery
-from cir_rt.pictures import PictureSource, load
+from cir_rt.pictures import PictureSource, StoredId, load
 from cir_rt.prune import Pruner
 from cir_rt.queries import Queries
 from cir_rt.rerank import Ranked, Reranker
@@ -99,7 +99,8 @@ def _pictures(
             row = gallery.row(image)
             v[n], references[n] = gallery.vectors[row], Reference(row=row)
         elif image is not None:
-            if isinstance(image, str) and not os.path.exists(image):
+            named = isinstance(image, str)
+            if isinstance(image, StoredId) or (named and not os.path.exists(image)):
                 raise _neither_id_nor_file(image, gallery)
             fresh.append((n, image))
     clock.lap("lookup")

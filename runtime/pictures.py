@@ -12,6 +12,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cir_rt.errors import PictureError
 
+
+class StoredId(str):
+    """An id of the gallery, and never a path."""
+
+
 PictureSource = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray]
 
 MAX_PIXELS = 64_000_000  # refused before decoding: a decompression bomb, or a scan nobody points at

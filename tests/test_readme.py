@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     *("README.md", "CONTRIBUTING.md"),
     *("docs/compile.md", "docs/data.md", "docs/gallery.md", "docs/kernels.md"),
-    *("docs/profile.md", "docs/structure.md"),
+    *("docs/profile.md", "docs/serve.md", "docs/deploy.md", "docs/structure.md"),
 )
 
 

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from cir_rt.errors import GalleryError
 from cir_rt.gallery.item import is_id, metadata_json
+from cir_rt.pictures import StoredId
 from cir_rt.serve import upload
 from cir_rt.serve.body import JSON, read_values
 from cir_rt.serve.fields import checked
@@ -53,7 +54,7 @@ async def _answered(
     stages: dict[str, float] = {}
     image: Any = None
     if "id" in values:
-        image = values["id"]
+        image = StoredId(values["id"])
         await service.shelf.check(image)
     elif "image" in values:
         started = time.perf_counter()

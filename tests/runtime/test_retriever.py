@@ -20,6 +20,7 @@ from cir_rt.bundle import open_bundle, read_manifest
 from cir_rt.encoder import Encoder
 from cir_rt.gallery import Gallery
 from cir_rt.gallery.indexing import Source
+from cir_rt.pictures import StoredId
 from cir_rt.results import Hits
 from cir_rt.retriever import Retriever
 
@@ -189,6 +190,12 @@ def test_bad_queries_are_refused(
     with pytest.raises(kind, match=said):
         retriever.search(**query)
     assert len(retriever.search(text=TEXT)) == 10  # and the next one is served
+
+
+def test_what_is_said_to_be_an_id_is_no_file(retriever: Retriever, file: Path) -> None:
+    assert retriever.search(image=str(file))
+    with pytest.raises(errors.UnknownId):
+        retriever.search(image=StoredId(file))
 
 
 def test_lists_of_unequal_length_are_refused(retriever: Retriever) -> None:

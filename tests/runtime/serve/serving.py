@@ -86,4 +86,6 @@ class Live:
     def kill(self) -> None:
         """End it however it stands."""
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()

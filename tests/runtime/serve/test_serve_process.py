@@ -88,8 +88,11 @@ def test_stopping_answers_what_was_accepted(
 
     with ThreadPoolExecutor(6) as pool:
         tasks = [pool.submit(search) for _ in range(6)]
-        until(lambda: sum(line.get("status") == 200 for line in live.log) > 20)
-        assert live.stop(signal.SIGTERM) == 0
+        try:
+            until(lambda: sum(line.get("status") == 200 for line in live.log) > 20)
+            assert live.stop(signal.SIGTERM) == 0
+        finally:
+            live.kill()
         assert sum(task.result() for task in tasks) > 10
     events = [line["event"] for line in live.log]
     assert (events.count("stopping"), events[-1]) == (1, "stopped")
