@@ -98,10 +98,9 @@ def _pictures(
         if isinstance(image, str) and image in gallery:
             row = gallery.row(image)
             v[n], references[n] = gallery.vectors[row], Reference(row=row)
+        elif isinstance(image, str) and not _may_be_file(image):
+            raise _neither_id_nor_file(image, gallery)
         elif image is not None:
-            named = isinstance(image, str)
-            if isinstance(image, StoredId) or (named and not os.path.exists(image)):
-                raise _neither_id_nor_file(image, gallery)
             fresh.append((n, image))
     clock.lap("lookup")
     if fresh:
@@ -116,6 +115,10 @@ def _pictures(
         v[[n for n, _ in fresh]] = encoder.encode_pixels(normal)
         clock.lap("image")
     return v, references
+
+
+def _may_be_file(image: str) -> bool:
+    return not isinstance(image, StoredId) and os.path.exists(image)
 
 
 def _neither_id_nor_file(image: str, gallery: Gallery) -> UnknownId:
