@@ -31,7 +31,7 @@ def _stages(axis: Any, results: list[Mapping[str, Any]]) -> None:
     """Stack the means, which sum to the mean of all (medians do not)."""
     from matplotlib import colormaps
 
-    axis.set_prop_cycle(color=colormaps["tab20"].colors)  # there are more stages than 10
+    axis.set_prop_cycle(color=colormaps["tab20"](range(20)))  # there are more stages than 10
     labels = [f"batch {r['batch']}, K {r['rerank']}" for r in results]
     names = dict.fromkeys(name for r in results for name in r["stages"])
     left = [0.0] * len(results)
