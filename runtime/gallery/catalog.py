@@ -333,11 +333,13 @@ class Catalog:
         sql = f"SELECT id FROM items WHERE {_VISIBLE} ORDER BY row"
         return self._texts(facts, sql, *facts.view)
 
-    def ids_without_tokens(self, facts: Facts) -> list[str]:
-        """Return the live ids whose tokens were never added, in row order."""
+    def ids_without_tokens(self, facts: Facts, among: Sequence[str] | None = None) -> list[str]:
+        """Return the live ids, among some or all, whose tokens were never added, in row order."""
+        asked = "" if among is None else "id IN (SELECT value FROM json_each(?)) AND"
+        ids = [] if among is None else [json.dumps(list(among))]
         sql = f"""SELECT id FROM items LEFT JOIN tokens USING (key)
-            WHERE {_VISIBLE} AND ifnull(place >= ?, 1) ORDER BY row"""
-        return self._texts(facts, sql, *facts.view, facts.token_rows)
+            WHERE {asked} {_VISIBLE} AND ifnull(place >= ?, 1) ORDER BY row"""
+        return self._texts(facts, sql, *ids, *facts.view, facts.token_rows)
 
     def dead_rows(self, facts: Facts) -> list[int]:
         """Return the rows that are dead at this generation."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -76,7 +76,6 @@ def index_pictures(
     """
     start, done = time.perf_counter(), 0
     tally = _Tally()
-    lacking = set(gallery.ids_without_tokens()) if tokens else set()
     looks = (encoder.preprocess, *([tokens.preprocess] if tokens else []))
     with (
         Stamps(gallery.folder) as stamps,
@@ -84,7 +83,7 @@ def index_pictures(
         ThreadPoolExecutor(1, thread_name_prefix="encode") as encoding,
     ):
         chunks = (sources[k : k + BATCH] for k in range(0, len(sources), BATCH))
-        begun = (_begun(chunk, gallery, lacking, stamps, decoder) for chunk in chunks)
+        begun = (_begun(chunk, gallery, tokens is not None, stamps, decoder) for chunk in chunks)
         read = (list(pictures) for pictures in _ahead(begun, AHEAD))
         encoded = ((batch, encoding.submit(_encoded, encoder, tokens, batch)) for batch in read)
         for batch, numbers in _ahead(encoded, 1):
@@ -140,13 +139,14 @@ class _Tally:
 
 
 def _begun(
-    sources: Sequence[Source], gallery: Gallery, lacking: Set[str], stamps: Stamps, decoder: Decoder
+    sources: Sequence[Source], gallery: Gallery, tokens: bool, stamps: Stamps, decoder: Decoder
 ) -> Iterator[_Picture]:
     """Begin to read the files of a batch that must be read; the iterator waits for each.
 
-    Those of the ids that are lacking tokens must be, though they be unchanged.
+    Where tokens are wanted, those of pictures that lack them must be, though they be unchanged.
     """
     ids = [source.id for source in sources if is_id(source.id)]
+    lacking = set(gallery.ids_without_tokens(ids)) if tokens else set()
     stored = gallery.source_hashes(ids)
     whole = {item_id: found for item_id, found in stored.items() if item_id not in lacking}
     known = [_known(source, stored, whole, stamps) for source in sources]

@@ -225,9 +225,9 @@ class Gallery:
         """Return the ids in row order."""
         return self._catalog.ids(self._facts)
 
-    def ids_without_tokens(self) -> list[str]:
-        """Return the ids whose candidate tokens were never added, in row order."""
-        return self._catalog.ids_without_tokens(self._facts)
+    def ids_without_tokens(self, among: Sequence[str] | None = None) -> list[str]:
+        """Return the ids, among some or all, whose tokens were never added, in row order."""
+        return self._catalog.ids_without_tokens(self._facts, among)
 
     def matching(self, condition: str, values: Sequence[Any] = ()) -> np.ndarray:
         """Return the live rows whose items meet a condition in SQL: (n,) int64, in row order."""
