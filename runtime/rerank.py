@@ -20,11 +20,10 @@ from cir_rt.deadline import Deadline, Pace
 from cir_rt.engines import Engine, open_engine
 from cir_rt.errors import BundleError, UsageError
 from cir_rt.gallery.facts import TokenFormat
+from cir_rt.modes import MODES
 from cir_rt.preprocess import Preprocess
 from cir_rt.text import Tokenizer
 from cir_rt.tiers import lowered
-
-MODES = ("exact", "fast")
 
 _IMAGE, _QUERY, _WHOLE = "rerank_image", "rerank_query", "rerank"
 _EARLY, _LATE = "rerank_early", "rerank_late"

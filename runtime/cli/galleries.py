@@ -11,6 +11,7 @@ import click
 
 from cir_rt.cli.command import FILE, FOLDER, bar, command, needs, print_facts, print_json
 from cir_rt.errors import UsageError
+from cir_rt.modes import MODES
 
 if TYPE_CHECKING:
     from cir_rt.results import Hits
@@ -96,7 +97,7 @@ def index(
 )
 @click.option(
     "--mode",
-    type=click.Choice(("exact", "fast")),
+    type=click.Choice(MODES),
     default="exact",
     show_default=True,
     help="fast drops hopeless candidates after the re-ranker's early layers.",

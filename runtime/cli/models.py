@@ -19,6 +19,7 @@ from cir_rt.cli.command import (
     say,
 )
 from cir_rt.errors import UsageError
+from cir_rt.modes import MODES
 
 
 @command("cir-rt train progressive --data photos/ --out ckpt/ --minutes 40")
@@ -82,7 +83,7 @@ def train(recipe: str, as_json: bool, **settings: Any) -> None:
 )
 @click.option(
     "--mode",
-    type=click.Choice(("exact", "fast")),
+    type=click.Choice(MODES),
     default="exact",
     show_default=True,
     help="Of a bundle's re-ranker.",

@@ -9,7 +9,8 @@ import click
 
 from cir_rt.cli.command import FILE, FOLDER, command, needs, print_json, say
 from cir_rt.errors import UsageError
-from cir_rt.profile.options import MODES, REFERENCES, SCENARIOS, ProfileOptions
+from cir_rt.modes import MODES
+from cir_rt.profile.options import REFERENCES, SCENARIOS, ProfileOptions
 
 if TYPE_CHECKING:
     from cir_rt.profile.questions import Question

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from cir_rt.errors import UsageError
+from cir_rt.modes import MODES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,6 @@ SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
         "offline": Scenario(batch=32, metric="qps"),
     }
 )
-MODES = ("exact", "fast")
 REFERENCES = ("picture", "id")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cir_rt.gallery.item import MAX_ID_CHARACTERS
+from cir_rt.modes import MODES
 from cir_rt.serve.fields import Field
 from cir_rt.serve.query import K
 from cir_rt.serve.settings import Limits
@@ -128,7 +129,7 @@ def _ranked(limits: Limits) -> tuple[Field, ...]:
             kind="text",
             says="How they are looked at; `fast` drops the hopeless ones first.",
             example="exact",
-            choices=("exact", "fast"),
+            choices=MODES,
         ),
         Field(
             name="deadline_ms",
