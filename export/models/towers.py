@@ -19,7 +19,9 @@ class ConvTowerConfig:
 
     `palettes` places are looked at for their colour alone (`palette.Palette`), 0 for none. The last
     `outline` of the vector's `dim` numbers are the picture's shape, not learnt (`outline.Outline`),
-    0 while the rest learns; then `outline_share` of two pictures' inner product is theirs.
+    0 while the rest learns; then `outline_share` of two pictures' inner product is theirs. When it
+    has learnt, a `mirrored` tower looks at each picture's mirror image too, and what it pools of
+    both is averaged: twice the work, and tokens of the picture alone.
     """
 
     stem: int = 32
@@ -29,6 +31,7 @@ class ConvTowerConfig:
     palette_width: int = 96
     outline: int = 0
     outline_share: float = 0.15
+    mirrored: bool = False
     dim: int = 256
     dropout: float = 0.0
 
@@ -56,13 +59,14 @@ class ConvTower(nn.Module):
             self.width += config.palette_width
         self.outline = Outline(config.outline) if config.outline else None
         self.outline_share = config.outline_share
+        self.mirrored = config.mirrored
         self.width = max(self.width, config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.project = nn.Linear(pooled, config.dim - config.outline)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pool by mean and by maximum, and the colours; project, normalise."""
-        features, colours, _ = self._seen(pixels)
+        features, colours, _ = self._seen(self._views(pixels))
         return self._vectors(pixels, features, colours)
 
     def read(self, pixels: Tensor) -> Encoded:
@@ -71,18 +75,24 @@ class ConvTower(nn.Module):
         Every token is normalised, since attention reads it as it is, and the narrower of both kinds
         is padded with zeros.
         """
-        features, colours, codes = self._seen(pixels)
-        places = features
+        features, colours, codes = self._seen(self._views(pixels))
+        vectors = self._vectors(pixels, features, colours)
+        places = features[: len(pixels)]
         if codes is not None:
             rows, columns = features.shape[-2:]
-            codes = F.adaptive_avg_pool2d(codes, (rows, columns))
-            places = torch.cat([features, codes], dim=1)
-        vectors = self._vectors(pixels, features, colours)
+            codes = F.adaptive_avg_pool2d(codes[: len(pixels)], (rows, columns))
+            places = torch.cat([places, codes], dim=1)
         tokens = [self._token(vectors[:, None]), self._token(places.flatten(2).mT.float())]
         return Encoded(vectors=vectors, tokens=torch.cat(tokens, dim=1))
 
     def _token(self, x: Tensor) -> Tensor:
         return F.pad(F.layer_norm(x, x.shape[-1:]), (0, self.width - x.shape[-1]))
+
+    def _views(self, pixels: Tensor) -> Tensor:
+        """Return the pictures, with their mirror images behind them where those are looked at."""
+        if self.training or not self.mirrored:
+            return pixels
+        return torch.cat([pixels, pixels.flip(-1)])
 
     def _seen(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the last stage's features, the pooled colours, and those of every place."""
@@ -97,10 +107,13 @@ class ConvTower(nn.Module):
         return features, *self.palette(pixels, stages)
 
     def _vectors(self, pixels: Tensor, features: Tensor, colours: Tensor | None) -> Tensor:
-        pooled = [features.mean((2, 3)), features.amax((2, 3))]
+        parts = [features.mean((2, 3)), features.amax((2, 3))]
         if colours is not None:
-            pooled.append(colours)
-        vectors = unit(self.project(self.dropout(torch.cat(pooled, dim=1))))
+            parts.append(colours)
+        pooled = torch.cat(parts, dim=1)
+        if self.mirrored and not self.training:
+            pooled = pooled.unflatten(0, (2, len(pixels))).mean(0)
+        vectors = unit(self.project(self.dropout(pooled)))
         if self.outline is None:
             return vectors
         if self.training:  # it would lean on the outline, and learn less beside it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_models import RECIPE
@@ -21,10 +23,10 @@ def text() -> TextTower:
     return TextTower(TextTowerConfig(vocabulary=111, context=19, width=32, dim=24)).eval()
 
 
-@pytest.fixture(scope="module", params=[(0, 0), (3, 0), (3, 7)])
+@pytest.fixture(scope="module", params=[(0, 0, False), (3, 0, True), (3, 7, True)])
 def image(request: pytest.FixtureRequest) -> ConvTower:
     torch.manual_seed(0)
-    palettes, outline = request.param
+    palettes, outline, mirrored = request.param
     config = ConvTowerConfig(
         stem=8,
         widths=(16, 24),
@@ -33,6 +35,7 @@ def image(request: pytest.FixtureRequest) -> ConvTower:
         palettes=palettes,
         palette_width=10,
         outline=outline,
+        mirrored=mirrored,
     )
     tower = ConvTower(config)
     tower.train()(torch.randn(19, 3, 32, 32))  # moves the batch norms off their start
@@ -93,6 +96,21 @@ def test_vectors_have_unit_length(image: ConvTower, text: TextTower) -> None:
     ones = torch.ones(7)
     assert_close(image(torch.randn(7, 3, 32, 32)).norm(dim=-1), ones)
     assert_close(text(words(7, 5)).norm(dim=-1), ones)
+
+
+@torch.inference_mode()
+def test_a_mirrored_tower_sees_a_picture_as_its_mirror_image() -> None:
+    torch.manual_seed(0)
+    config = ConvTowerConfig(stem=8, widths=(16, 24), dim=24, palettes=3, palette_width=10)
+    alone, both = ConvTower(config).eval(), ConvTower(replace(config, mirrored=True)).eval()
+    both.load_state_dict(alone.state_dict())
+    pixels = torch.randn(7, 3, 32, 32)
+    assert_close(both(pixels), both(pixels.flip(-1)))
+    assert (alone(pixels) - alone(pixels.flip(-1))).abs().max() > 1e-3
+    assert torch.equal(both.read(pixels).tokens[:, 1:], alone.read(pixels).tokens[:, 1:])
+    halfway = torch.nn.functional.normalize(alone(pixels) + alone(pixels.flip(-1)), dim=-1)
+    assert (both(pixels) * halfway).sum(-1).min() > 0.999
+    assert_close(both.train()(pixels), alone.train()(pixels))  # learning looks at one
 
 
 @torch.inference_mode()
