@@ -30,20 +30,36 @@ class Scorer(Protocol):
         """Return the pictures' rows, (n, …)."""
 
     def score(
-        self, reference: np.ndarray, texts: Sequence[str], candidates: np.ndarray
+        self,
+        reference: np.ndarray,
+        texts: Sequence[str],
+        candidates: np.ndarray,
+        pruned: np.ndarray | float = 0.0,
     ) -> np.ndarray:
-        """Return scores (n, k) of rows (n, …) with candidates' rows (n, k, …), higher is better."""
+        """Return scores (n, k) of rows (n, …) with candidates' rows (n, k, …), higher is better.
+
+        `pruned` (n, k) are the candidates' inner products, which may count for something.
+        """
 
 
 def open_scorer(
-    model: Path, reranker: Path | None, *, mode: str, device: str, threads: int | None
+    model: Path,
+    reranker: Path | None,
+    *,
+    prune_weight: float | None = None,
+    mode: str,
+    device: str,
+    threads: int | None,
 ) -> tuple[Scorer, int] | None:
     """Open what re-ranks a model's candidates, and how many of them unless said.
 
     That is the `reranker`'s checkpoint, which needs torch, or else the one in a bundle; None where
-    there is neither. Raises UsageError for a mode that it does not have.
+    there is neither. Raises UsageError for a mode that it does not have, and for a `prune_weight`
+    beside a bundle, which has its own.
     """
     if reranker is None:
+        if prune_weight is not None:
+            raise UsageError("prune-weight goes with --reranker: what a bundle has was built in.")
         bundle = open_bundle(model) if is_bundle(model) else None
         if bundle is None or bundle.manifest.rerank is None:
             return None
@@ -59,7 +75,8 @@ def open_scorer(
             "pip install 'cir-rt[export]'"
         ) from error
     checkpoint = open_checkpoint(reranker)
-    return open_checkpoint_scorer(checkpoint, device=device, threads=threads), CANDIDATES
+    how = {"device": device, "threads": threads, "prune_weight": prune_weight or 0.0}
+    return open_checkpoint_scorer(checkpoint, **how), CANDIDATES
 
 
 def reranked(
@@ -86,8 +103,11 @@ def reranked(
             reference = tokens[[row[q.reference] for q in asked]]
             texts = [q.text for q in asked]
 
+            pruned = block.scores[rows.start : rows.stop]
+
             def judge(found: np.ndarray) -> np.ndarray:
-                return scorer.score(reference, texts, tokens[gallery[found]])  # noqa: B023
+                near = np.take_along_axis(pruned, found, axis=1)  # noqa: B023
+                return scorer.score(reference, texts, tokens[gallery[found]], near)  # noqa: B023
 
             found = best[rows.start : rows.stop]
             raise_columns(scores[rows.start : rows.stop], found, judge(found))

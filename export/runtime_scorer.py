@@ -39,17 +39,28 @@ class RuntimeScorer:
         return np.concatenate([self.rows.empty(0), *parts])
 
     def score(
-        self, reference: np.ndarray, texts: Sequence[str], candidates: np.ndarray
+        self,
+        reference: np.ndarray,
+        texts: Sequence[str],
+        candidates: np.ndarray,
+        pruned: np.ndarray | float = 0.0,
     ) -> np.ndarray:
-        """Return scores (n, k) of rows (n, …) with candidates' (n, k, …); long texts are cut."""
+        """Return scores (n, k) of rows (n, …) with candidates' (n, k, …); long texts are cut.
+
+        `pruned` (n, k) are the candidates' inner products.
+        """
         scores = np.empty(candidates.shape[:2], np.float32)
+        pruned = np.broadcast_to(pruned, scores.shape)
         for n, text in enumerate(texts):
             state = self.reranker.query(text, self.rows.decode(reference[n]), truncate=True)
 
             def fetch(start: int, stop: int, found: np.ndarray = candidates[n]) -> Tokens:
                 return self.tokens(found[start:stop])
 
-            scores[n] = self.reranker.rank(state, fetch, len(candidates[n]), mode=self.mode).scores
+            ranked = self.reranker.rank(
+                state, fetch, len(candidates[n]), pruned=pruned[n], mode=self.mode
+            )
+            scores[n] = ranked.scores
         return scores
 
     def tokens(self, rows: np.ndarray) -> Tokens:

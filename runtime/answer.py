@@ -56,7 +56,7 @@ def _answered(
     answers = []
     for n, (rows, scores) in enumerate(zip(*pruned, strict=True)):
         rows, scores = _fitting(rows, scores, asked.min_score)
-        ranked = candidates.rank(n, gallery, rows, references[n])
+        ranked = candidates.rank(n, gallery, rows, scores, references[n])
         answers.append((_hits(gallery, rows, scores, ranked, asked.k), ranked))
         clock.lap("fetch")
     return [

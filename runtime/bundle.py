@@ -73,12 +73,14 @@ class RerankSettings:
 
     `margin` is the cascade's: candidates whose early score comes within it of the query's best
     early score go the full depth, and `least` of them in any case. None without a cascade.
+    `prune_weight` times a candidate's inner product is added to every score, early or whole.
     """
 
     candidates: int = 50  # put in a new order unless said
     buckets: tuple[int, ...] = (8, 16, 32, 50, 100)  # candidates in one run of the engine
     margin: float | None = None
     least: int = 10
+    prune_weight: float = 0.0
     places: int  # tokens of a picture
     width: int  # of a token
     token_precision: str = "int8"  # of a gallery's tokens

@@ -49,9 +49,17 @@ class Candidates:
         """Return how the re-ranker looks at a query's picture; None where it will not."""
         return self._reranker.preprocess if self._reranker and self.counts[query] else None
 
-    def rank(self, query: int, gallery: Gallery, rows: np.ndarray, known: Reference) -> Ranked:
+    def rank(
+        self,
+        query: int,
+        gallery: Gallery,
+        rows: np.ndarray,
+        pruned: np.ndarray,
+        known: Reference,
+    ) -> Ranked:
         """Score the first of a query's pruned rows, whose tokens are read while the query is.
 
+        `pruned` are the rows' inner products, (n,) float32 as `rows`.
         Raises GalleryError where tokens are missing, GalleryMismatch where they are another
         model's, and TextError.
         """
@@ -76,7 +84,12 @@ class Candidates:
             state = reranker.query(self._asked.texts[query] or "", reference)
             clock.lap("rerank_text")
             ranked = reranker.rank(
-                state, waited, len(best), mode=self._asked.mode, deadline=self._deadline
+                state,
+                waited,
+                len(best),
+                pruned=pruned[: len(best)],
+                mode=self._asked.mode,
+                deadline=self._deadline,
             )
             clock.lap("rerank")
         return ranked

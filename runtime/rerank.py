@@ -166,25 +166,28 @@ class Reranker:
         fetch: Fetch,
         count: int,
         *,
+        pruned: np.ndarray | float = 0.0,
         mode: str = "exact",
         deadline: Deadline | None = None,
     ) -> Ranked:
         """Score `count` candidates, as far as the deadline lets it.
 
+        `pruned` (count,) are their inner products, of which the settings say what they count for.
         `fetch(start, stop)` gives their tokens in the order in which they were pruned, each once
         and a bucket at a time; no more than that is held, but for what `fast` carries on of those
         that will go the full depth. Raises UsageError for a mode that it does not have.
         """
         self.check_mode(mode)
+        prior = np.full(count, self.settings.prune_weight * pruned, np.float32)
         if mode == "fast":
-            return self._fast(state, fetch, count, deadline or Deadline())
+            return self._fast(state, fetch, prior, deadline or Deadline())
         scores = np.full(count, np.nan, np.float32)
         done = 0
         for run in self._runs(_WHOLE, count, deadline or Deadline()):
             tokens = _named(fetch(run.start, run.stop))
             scores[run.start : run.stop] = self._scored(_WHOLE, run, state, tokens)["scores"]
             done = run.stop
-        return Ranked(scores=scores, full_depth=done, complete=done == count)
+        return Ranked(scores=scores + prior, full_depth=done, complete=done == count)
 
     def first_run(self, count: int) -> int:
         """Return how many of `count` candidates the first run takes if time allows."""
@@ -203,8 +206,12 @@ class Reranker:
         for engine in self._engines.values():
             engine.close()
 
-    def _fast(self, state: State, fetch: Fetch, count: int, deadline: Deadline) -> Ranked:
-        """Let the early layers read all, and the late ones those that deserve it, best first."""
+    def _fast(self, state: State, fetch: Fetch, prior: np.ndarray, deadline: Deadline) -> Ranked:
+        """Let the early layers read all, and the late ones those that deserve it, best first.
+
+        Scores begin at `prior`, (candidates,) float32.
+        """
+        count = len(prior)
         margin, least = self.settings.margin, self.settings.least
         assert margin is not None
         early = np.full(count, np.nan, np.float32)
@@ -212,7 +219,7 @@ class Reranker:
         for run in self._runs(_EARLY, count, deadline):
             tokens = _named(fetch(run.start, run.stop))
             found = self._scored(_EARLY, run, state, tokens)
-            early[run.start : run.stop] = scores = found.pop("scores")
+            early[run.start : run.stop] = scores = found.pop("scores") + prior[run.start : run.stop]
             alive.add(run.start, scores, {**tokens, **found})
             read = run.stop
         alive.rank()
@@ -221,7 +228,7 @@ class Reranker:
         for run in self._runs(_LATE, len(alive), deadline):
             held = alive.held(run.start, run.stop)
             places = alive.places[run.start : run.stop]
-            whole[places] = self._scored(_LATE, run, state, held)["scores"]
+            whole[places] = self._scored(_LATE, run, state, held)["scores"] + prior[places]
             done = run.stop
         rest = np.isnan(whole) & ~np.isnan(early)
         whole[rest] = lowered(early[rest], whole[alive.places[:done]].min(initial=np.inf))

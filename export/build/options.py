@@ -22,6 +22,7 @@ class BuildOptions:
     max_recall_drop: float = 0.5  # points
     min_cosine: float = 0.98  # mean over the held-back inputs of each role
     min_agreement: float = 90.0  # percent of FP32's top 10, where no query has a right answer
+    prune_weight: float = 0.0  # what inner products count for in a re-ranker's scores
     tokens: int = 65  # most that a gallery keeps of a picture for re-ranking; more are merged
     keep_slower: bool = False
     threads: int | None = None

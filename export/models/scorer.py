@@ -17,21 +17,36 @@ from cir_rt.text import Tokenizer
 
 
 def open_scorer(
-    checkpoint: Checkpoint, *, device: str = "cpu", threads: int | None = None
+    checkpoint: Checkpoint,
+    *,
+    prune_weight: float = 0.0,
+    device: str = "cpu",
+    threads: int | None = None,
 ) -> Scorer:
     """Load a re-ranker for evaluation. Raises CheckpointError for any other system."""
     check_device(device)
     if threads:
         torch.set_num_threads(threads)
-    return Scorer(load_reranker(checkpoint).to(device), checkpoint.tokenizer())
+    model = load_reranker(checkpoint).to(device)
+    return Scorer(model, checkpoint.tokenizer(), prune_weight=prune_weight)
 
 
 class Scorer(PictureEncoder):
-    """Scores candidates with the PyTorch model in FP32, at most `pairs` of them at once."""
+    """Scores candidates with the PyTorch model in FP32, at most `pairs` of them at once.
 
-    def __init__(self, model: RerankModel, tokenizer: Tokenizer, pairs: int = 512) -> None:
+    `prune_weight` times their inner products is added.
+    """
+
+    def __init__(
+        self,
+        model: RerankModel,
+        tokenizer: Tokenizer,
+        *,
+        prune_weight: float = 0.0,
+        pairs: int = 512,
+    ) -> None:
         super().__init__(model, tokenizer)
-        self.pairs = pairs
+        self.prune_weight, self.pairs = prune_weight, pairs
 
     def read(self, sources: Sequence[PictureSource]) -> np.ndarray:
         """Return the pictures' tokens (n, places, width) float16. Raises PictureError."""
@@ -41,12 +56,16 @@ class Scorer(PictureEncoder):
         return self.model.image.read(pixels).tokens.half()
 
     def score(
-        self, reference: np.ndarray, texts: Sequence[str], candidates: np.ndarray
+        self,
+        reference: np.ndarray,
+        texts: Sequence[str],
+        candidates: np.ndarray,
+        pruned: np.ndarray | float = 0.0,
     ) -> np.ndarray:
         """Return scores (n, k) float32 of tokens (n, k, places, width), higher is better.
 
         `reference` (n, places, width) are the references' tokens, all of them as `read` gives
-        them; over-long texts are cut.
+        them, `pruned` (n, k) the candidates' inner products; over-long texts are cut.
         """
         ids = self.tokenizer(texts, truncate=True)
         step = max(1, self.pairs // candidates.shape[1])
@@ -54,7 +73,7 @@ class Scorer(PictureEncoder):
         for k in range(0, len(texts), step):
             rows = slice(k, k + step)
             scores[rows] = self._run(self._pairs, reference[rows], ids[rows], candidates[rows])
-        return scores
+        return scores + np.float32(self.prune_weight) * np.asarray(pruned, np.float32)
 
     def _pairs(self, reference: Tensor, ids: Tensor, candidates: Tensor) -> Tensor:
         z = self.model.text.read(reference.float(), ids)

@@ -88,6 +88,9 @@ def train(recipe: str, as_json: bool, **settings: Any) -> None:
     show_default=True,
     help="Of a bundle's re-ranker.",
 )
+@click.option(
+    "--prune-weight", type=float, help="What inner products count for beside --reranker's scores."
+)
 @click.option("--submission", type=FOLDER, help="Folder for the files that CIRR's server scores.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1))
@@ -130,6 +133,7 @@ def _scored(
     reranker: Path | None,
     rerank: int | None,
     mode: str,
+    prune_weight: float | None,
     device: str,
     threads: int | None,
     weight: float | None,
@@ -139,7 +143,8 @@ def _scored(
     from cir_rt.export.rerank import open_scorer, reranked
 
     options: dict[str, Any] = {"device": device, "threads": threads}
-    second = open_scorer(model, reranker, mode=mode, **options) if rerank != 0 else None
+    how = {"mode": mode, "prune_weight": prune_weight, **options}
+    second = open_scorer(model, reranker, **how) if rerank != 0 else None
     if second is None and (rerank or mode != "exact"):
         raise UsageError("no re-ranker here. Expected --reranker CKPT, or a bundle that has one.")
     encoder = evaluation.open_model(model, **options)
@@ -228,6 +233,13 @@ def export(checkpoint: Path, out: Path, reranker: Path | None, half: bool, as_js
     "--reranker", type=FOLDER, help="Checkpoint to build in; exported graphs carry theirs."
 )
 @click.option("--rerank/--no-rerank", default=True, help="Whether the re-ranker is built in too.")
+@click.option(
+    "--prune-weight",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="What inner products count for in the re-ranker's scores.",
+)
 @click.option(
     "--tokens",
     type=click.IntRange(min=2),

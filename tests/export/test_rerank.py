@@ -31,7 +31,11 @@ class Likes:
         return (numbers * 37 % 101)[:, None, None]
 
     def score(
-        self, reference: np.ndarray, texts: Sequence[str], candidates: np.ndarray
+        self,
+        reference: np.ndarray,
+        texts: Sequence[str],
+        candidates: np.ndarray,
+        pruned: np.ndarray | float = 0.0,
     ) -> np.ndarray:
         assert len(reference) == len(texts) == len(candidates)
         return (candidates[:, :, 0, 0] + reference[:, 0]) % 53
@@ -147,6 +151,9 @@ def test_a_reranker_ranks_any_systems_candidates(
     assert after.to_json()["rerank"] == 10
     assert after.recall["R@10"] == before.recall["R@10"]  # the ten are the same ten
     assert after.recall["R@1"] != before.recall["R@1"]
+    near = open_scorer(stages[1], prune_weight=1e6)  # nothing else counts then
+    found = reranked(ask(open_encoder(checkpoint), drawn, split), near, drawn, split, 10)
+    assert report(found, drawn.name, split).recall == before.recall
 
 
 def test_only_a_reranker_reranks(checkpoint: Checkpoint) -> None:

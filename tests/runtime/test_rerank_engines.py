@@ -11,16 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_reranker import (
-    EARLY,
-    PLACES,
-    SIZE,
-    WIDTH,
-    Oracle,
-    as_stored,
-    oracle,
-    reranking_bundle,
-)
+from small_reranker import EARLY, PLACES, SIZE, WIDTH, Oracle, as_stored, oracle, reranking_bundle
 
 from cir_rt.bundle import open_bundle
 from cir_rt.cascade import survivors
@@ -85,9 +76,8 @@ def asked(reranker: Reranker, model: Oracle, seed: int = 5) -> tuple[Any, Any]:
     return reranker.query(TEXT, reference), model.state(ids, reference)
 
 
-def brute_fast(model: Oracle, state: Any, stored: Stored, margin: float, least: int) -> list[int]:
+def brute_fast(whole: np.ndarray, early: np.ndarray, margin: float, least: int) -> list[int]:
     """Return the order that the cascade has by its rule: survivors by score, the rest by early."""
-    whole, early = model.scores(state, stored.tokens), model.scores(state, stored.tokens, EARLY)
     kept = survivors(early, margin, least)
     return [
         *sorted(np.flatnonzero(kept), key=lambda n: -whole[n]),
@@ -136,7 +126,8 @@ def test_fast_order_is_that_of_a_brute_force_cascade(
     chosen = replace(reranker.settings, margin=margin, least=least)
     monkeypatch.setattr(reranker, "settings", chosen)
     ranked = reranker.rank(state, stored, COUNT, mode="fast")
-    assert ranked.order().tolist() == brute_fast(model, expected, stored, margin, least)
+    whole, early = (model.scores(expected, stored.tokens, n) for n in (PLACES, EARLY))
+    assert ranked.order().tolist() == brute_fast(whole, early, margin, least)
     assert (np.diff(ranked.scores[ranked.order()]) <= 0).all()
     deep = ranked.order()[: ranked.full_depth]
     np.testing.assert_allclose(
@@ -150,6 +141,22 @@ def test_fast_order_is_that_of_a_brute_force_cascade(
     if margin == 5:  # nothing is dropped: what exact gives
         exact = reranker.rank(state, Stored(codes=reranker.takes_codes), COUNT)
         np.testing.assert_allclose(ranked.scores, exact.scores, atol=1e-5)
+
+
+def test_inner_products_count_for_what_the_settings_say(
+    reranker: Reranker, model: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = Stored(codes=reranker.takes_codes)
+    state, expected = asked(reranker, model)
+    pruned = np.random.default_rng(3).uniform(-1, 1, COUNT).astype(np.float32)
+    chosen = replace(reranker.settings, margin=0.3, least=3, prune_weight=0.4)
+    monkeypatch.setattr(reranker, "settings", chosen)
+    whole, early = (model.scores(expected, stored.tokens, n) for n in (PLACES, EARLY))
+    ranked = reranker.rank(state, stored, COUNT, pruned=pruned)
+    np.testing.assert_allclose(ranked.scores, whole + 0.4 * pruned, atol=1e-5)
+    ranked = reranker.rank(state, stored, COUNT, pruned=pruned, mode="fast")
+    wanted = brute_fast(whole + 0.4 * pruned, early + 0.4 * pruned, 0.3, 3)
+    assert ranked.order().tolist() == wanted != brute_fast(whole, early, 0.3, 3)
 
 
 def test_longer_padding_changes_nothing(reranker: Reranker, model: Oracle) -> None:

@@ -22,6 +22,7 @@ from cir_rt.calibration.gate import (
 from cir_rt.errors import DataError
 from cir_rt.export.build.calibration_set import CalibrationSet
 from cir_rt.export.build.candidates import Candidate
+from cir_rt.export.build.judge import Recall
 from cir_rt.export.build.options import BuildOptions
 from cir_rt.export.build.reranker.forms import Form
 from cir_rt.export.checkpoint import Checkpoint
@@ -30,7 +31,9 @@ from cir_rt.export.rerank import best_columns, raise_columns
 from cir_rt.export.runtime_scorer import RuntimeScorer
 from cir_rt.rerank import Reranker
 
-Recall = dict[str, float]
+# A query as a scorer takes it: its reference's row (1, …), its text, its candidates' rows
+# (1, candidates, …) and their inner products (1, candidates).
+Question = tuple[np.ndarray, list[str], np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,19 +180,20 @@ class RerankJudge:
         """Return the early head's scores, (queries, candidates) float32."""
         scorer, engine = self.scorer(way), way.form.engines["rerank_early"]
         scores = []
-        for reference, (text,), rows in self.questions(way):
+        for reference, (text,), rows, pruned in self.questions(way):
             state = scorer.reranker.query(text, scorer.rows.decode(reference[0]), truncate=True)
             given = {**state, "tokens": rows[0]["codes"], "scales": rows[0]["scales"]}
             found = engine.run({spec.name: given[spec.name] for spec in engine.inputs})
-            scores.append(found["scores"])
+            scores.append(found["scores"] + self.settings.prune_weight * pruned[0])
         return np.stack(scores)
 
-    def questions(self, way: Way) -> Iterator[tuple[np.ndarray, list[str], np.ndarray]]:
-        """Yield what a scorer takes for each query: (1,) rows, its text, (1, candidates) rows."""
+    def questions(self, way: Way) -> Iterator[Question]:
+        """Yield what a scorer takes for each query."""
         split, rows = self.calibration.split, self._stored(way)
-        for number, candidates in zip(self._order, self._candidates, strict=True):
+        for number, places, near in zip(self._order, self._candidates, self._near, strict=True):
             query = split.queries[number]
-            yield rows[[self._place[query.reference]]], [query.text], rows[candidates][None]
+            reference = rows[[self._place[query.reference]]]
+            yield reference, [query.text], rows[places][None], near[None]
 
     def scorer(self, way: Way, settings: RerankSettings | None = None) -> RuntimeScorer:
         """Return what serves the way, as the runtime would."""
@@ -216,6 +220,12 @@ class RerankJudge:
         """The candidates of each block's queries, as columns of its scores."""
         split = self.calibration.split
         return [best_columns(b, Columns.of(b, split), self.count) for b in self._pruned]
+
+    @cached_property
+    def _near(self) -> np.ndarray:
+        """The inner products of each query's candidates, (queries, candidates)."""
+        parts = zip(self._pruned, self._columns, strict=True)
+        return np.concatenate([np.take_along_axis(b.scores, found, 1) for b, found in parts])
 
     @cached_property
     def _order(self) -> list[int]:

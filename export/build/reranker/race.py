@@ -49,7 +49,7 @@ class RerankRace:
     def buckets(self, way: Way) -> dict[int, float]:
         """Return the milliseconds of a candidate by the number of candidates in a run."""
         scorer = self._judge.scorer(way)
-        reference, (text,), candidates = next(self._judge.questions(way))
+        reference, (text,), candidates, _ = next(self._judge.questions(way))
         state = scorer.reranker.query(text, scorer.rows.decode(reference[0]), truncate=True)
         found = {}
         for bucket in self._settings.buckets:
@@ -71,9 +71,10 @@ class RerankRace:
     ) -> Callable[[], object]:
         """Return what re-ranks a query once, by the way's own scorer unless said."""
         asks = scorer or self._judge.scorer(way)
-        reference, text, candidates = next(islice(self._judge.questions(way), query, None))
-        rows = candidates[:, _repeated(candidates, self._settings.candidates)]
-        return lambda: asks.score(reference, text, rows)
+        reference, text, rows, pruned = next(islice(self._judge.questions(way), query, None))
+        places = _repeated(rows, self._settings.candidates)
+        rows, pruned = rows[:, places], pruned[:, places]
+        return lambda: asks.score(reference, text, rows, pruned)
 
 
 def _duel(before: Callable[[], object], after: Callable[[], object]) -> Duel:
