@@ -20,7 +20,7 @@ import numpy as np
 from cir_rt.gallery import Gallery
 from cir_rt.gallery.current import CurrentIndex, save_index
 from cir_rt.gallery.index import Rows
-from cir_rt.report import percentile
+from cir_rt.percentile import percentile
 
 K = 50
 WARM_UP = 20

@@ -29,7 +29,8 @@ from cir_rt.export.models.encoder import open_encoder
 from cir_rt.export.train.recipes import read_recipe
 from cir_rt.export.train.run import train
 from cir_rt.machine import environment
-from cir_rt.report import contact_sheet, percentile
+from cir_rt.percentile import percentile
+from cir_rt.report import contact_sheet
 from cir_rt.retriever import Retriever
 
 REPOSITORY = Path(__file__).resolve().parent.parent

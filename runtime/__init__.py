@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from cir_rt import errors
@@ -9,6 +10,10 @@ from cir_rt import errors
 if TYPE_CHECKING:
     from cir_rt.results import Hits
     from cir_rt.retriever import Retriever
+
+# ONNX Runtime 1.31 collects telemetry, in a file in the home folder, unless it is told not to
+# before it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Hits", "Retriever", "errors"]

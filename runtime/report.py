@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 
 from cir_rt.errors import BackendMissing
+from cir_rt.percentile import percentile
 from cir_rt.pictures import load
 from cir_rt.results import Hits, Weights
 
@@ -168,12 +168,6 @@ def new_figure(width: float, height: float) -> Any:
             "matplotlib is not installed. Install it:  pip install 'cir-rt[plots]'"
         ) from error
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def percentile(values: Sequence[float], q: float) -> float:
-    """Return the q-th percentile by nearest rank."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(q * len(ordered) / 100) - 1)]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -31,6 +31,10 @@ T = TypeVar("T")
 PIECE = 8  # pictures that indexing encodes between one search and the next
 
 
+class Interrupted(UsageError):
+    """Indexing lost its engines: the retriever was closed, or reloaded."""
+
+
 class Retriever:
     """A bundle and a gallery, ready to answer. Safe to call from any thread.
 
@@ -175,7 +179,7 @@ class Retriever:
         index is brought up to date, to the last picture where its kind is said. All this is done by
         the calling thread, with `workers` processes to decode (one a core unless said); searches
         wait for a few pictures at most. Raises UnknownId, GalleryMismatch, StorageFull,
-        BackendMissing.
+        BackendMissing, and Interrupted where `close` or `reload` comes between.
         """
         from cir_rt.gallery.indexing import index_pictures  # a kiosk that searches needs none of it
 
@@ -258,6 +262,6 @@ class _Shared:
         try:
             return np.concatenate([self._opened.call(work) for work in works])
         except Closed:
-            raise UsageError(
+            raise Interrupted(
                 "closed while indexing, or reloaded. What was added stays; index again."
             ) from None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cir_rt.percentile import percentile
 from cir_rt.profile.energy import FAILURES, Meter
 from cir_rt.profile.memory import peak_rss_mb, reset_peak
 from cir_rt.profile.options import SCENARIOS, ProfileOptions
@@ -25,7 +26,7 @@ from cir_rt.profile.server import (
     poisson,
     serve,
 )
-from cir_rt.profile.statistics import block_noise, percentile, summary, tail_bound
+from cir_rt.profile.statistics import block_noise, summary, tail_bound
 
 BOUNDS = 30  # a rate is tried for so many times the bound at least: a line needs time to grow
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cir_rt.profile.statistics import percentile, variation
+from cir_rt.percentile import percentile
+from cir_rt.profile.statistics import variation
 
 TURNS, ROUNDS = 40, 20_000  # of the spin: about half a millisecond each
 VARIATION = 0.10  # of the spin, at most; a quiet machine stays below half of it

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cir_rt.percentile import percentile
 from cir_rt.profile.questions import Question
 from cir_rt.profile.scenarios import Ask, Clock, Run, stages_of
-from cir_rt.profile.statistics import percentile
 
 IN_TIME = 0.99  # of the queries of a rate that holds: MLPerf's 99th percentile within the bound
 STEPS = 6  # halvings: the rate is found to 1/64 of what calls back to back reach

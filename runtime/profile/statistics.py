@@ -6,14 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cir_rt.percentile import percentile
+
 PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.99
 BLOCKS = 5
-
-
-def percentile(values: np.ndarray, q: float) -> float:
-    """Return the q-th percentile by nearest rank: always one of the values."""
-    return float(np.percentile(values, q, method="inverted_cdf"))
 
 
 def variation(values: np.ndarray) -> float:

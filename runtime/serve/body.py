@@ -7,12 +7,13 @@ import base64
 import binascii
 import json
 from collections.abc import AsyncGenerator
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from cir_rt.serve.fields import no_number
 from cir_rt.serve.memory import Held
 from cir_rt.serve.problem import Problem
 from cir_rt.serve.settings import Limits
@@ -65,7 +66,7 @@ def _json_values(body: bytes) -> dict[str, Any]:
     if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MOST_MARKS:
         raise Problem("unreadable", f"The JSON holds more than {MOST_MARKS} values.")
     try:
-        values = json.loads(body, parse_constant=_no_number)
+        values = json.loads(body, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
         raise Problem("unreadable", f"The body is no JSON ({_said(error)}).") from error
     if not isinstance(values, dict):
@@ -81,10 +82,6 @@ def _json_values(body: bytes) -> dict[str, Any]:
 
 def _said(error: Exception) -> str:
     return "too deep" if isinstance(error, RecursionError) else str(error)
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 class _InMemory(MultiPartParser):

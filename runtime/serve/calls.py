@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from cir_rt.errors import GalleryError
 from cir_rt.gallery.item import is_id, metadata_json
-from cir_rt.pictures import StoredId
+from cir_rt.pictures import StoredId, opened
 from cir_rt.serve import upload
 from cir_rt.serve.body import JSON, read_values
 from cir_rt.serve.fields import checked
@@ -77,7 +77,7 @@ async def _decoded(service: Service, data: bytes, held: Held) -> upload.Prepared
 async def _looked_at(service: Service, data: bytes, held: Held) -> Any:
     """Return a picture that was not decoded yet, with room for its pixels held."""
     most = service.settings.limits.pixels
-    picture = await service.decode(partial(upload.opened, data, most))
+    picture = await service.decode(partial(opened, data, most))
     held.add(_BYTES_A_PIXEL * picture.width * picture.height)
     return picture
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cir_rt.errors import PictureError
 from cir_rt.gallery.indexing import IndexReport, Source
-from cir_rt.retriever import Retriever
+from cir_rt.retriever import Interrupted, Retriever
 from cir_rt.serve.problem import Problem
 
 T = TypeVar("T")
 
 MOST_WAITING = 16
 _RETRY_AFTER_S = 2
+_RELEASES = 3  # that may come between while one change is made
 
 
 class Changes:
@@ -52,10 +54,16 @@ class Changes:
         return "added" if report.added else "updated" if report.updated else "unchanged"
 
     def _index(self, sources: Sequence[Source], delete: Sequence[str] = ()) -> IndexReport:
-        """Change the gallery; now and then that gives the space of dead rows back, and takes."""
-        return self._retriever.index(
-            sources, self._folder, delete=delete, compact=True, workers=0
-        )  # fmt: skip
+        """Change the gallery; now and then that gives the space of dead rows back, and takes.
+
+        A new release that comes between finds the change not made, and makes it.
+        """
+        for _ in range(_RELEASES):
+            with suppress(Interrupted):
+                return self._retriever.index(
+                    sources, self._folder, delete=delete, compact=True, workers=0
+                )
+        raise Problem("busy", "A new release is being taken.", retry_after_s=_RETRY_AFTER_S)
 
     async def _call(self, work: Callable[[], T]) -> T:
         if self._waiting >= MOST_WAITING:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from cir_rt.serve.problem import Problem
 
@@ -62,7 +62,7 @@ class Field:
     def _parsed(self, value: Any) -> Any:
         """Return what the text of a form's field says as JSON."""
         try:
-            return json.loads(value, parse_constant=lambda _: None)
+            return json.loads(value, parse_constant=no_number)
         except (TypeError, ValueError, RecursionError) as error:
             raise self._refusal() from error
 
@@ -109,6 +109,11 @@ def checked(fields: Sequence[Field], values: Mapping[str, Any], *, typed: bool) 
         if field.required and field.name not in values:
             raise Problem("field", f"{field.name} is missing. {field.says}")
     return {name: known[name].checked(value, typed=typed) for name, value in values.items()}
+
+
+def no_number(name: str) -> NoReturn:
+    """Raise ValueError for what Python reads as JSON and no one else does: NaN, Infinity."""
+    raise ValueError(f"{name} is no JSON number")
 
 
 def body_schema(fields: Sequence[Field], *, multipart: bool) -> dict[str, Any]:

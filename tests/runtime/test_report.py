@@ -25,7 +25,6 @@ from cir_rt.report import (
     answer,
     contact_sheet,
     latency_plot,
-    percentile,
     table,
 )
 from cir_rt.results import Weights
@@ -155,24 +154,6 @@ def test_a_missing_plot_library_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(BackendMissing, match=r"cir-rt\[plots\]"):
         latency_plot({"total": [1.0]}, tmp_path / "plot.png")
-
-
-@pytest.mark.parametrize("size", [1, 7, 19, 111])
-def test_percentiles_are_values_in_order(size: int) -> None:
-    values = np.random.default_rng(size).random(size).tolist()
-    assert percentile(values, 0) == min(values)
-    assert percentile(values, 100) == max(values)
-    found = [percentile(values, q) for q in range(101)]
-    assert found == sorted(found)
-    assert set(found) <= set(values)
-
-
-def test_percentiles_are_by_nearest_rank() -> None:
-    for size in (1, 2, 7, 19, 100, 111):
-        values = np.random.default_rng(size).random(size)
-        for q in (1, 50, 90, 99, 100):
-            expected = np.percentile(values, q, method="inverted_cdf")
-            assert percentile(values.tolist(), q) == expected
 
 
 def test_tables_are_aligned() -> None:

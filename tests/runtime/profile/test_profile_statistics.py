@@ -8,7 +8,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from cir_rt.profile.statistics import block_noise, percentile, summary, tail_bound, variation
+from cir_rt.percentile import percentile
+from cir_rt.profile.statistics import block_noise, summary, tail_bound, variation
 
 
 def spare(n: int, q: int) -> int:

@@ -202,6 +202,20 @@ def test_systemd_hears_that_it_is_ready_and_lives(started: Start, tmp_path: Path
             last = channel.recv(64)
 
 
+def test_nothing_is_written_outside_the_gallery(started: Start, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    places = {name: str(home) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_STATE_HOME")}
+    live = started(environment=places)
+    with Client(live.url) as client:
+        assert client.search(text=TEXT)
+    held = {os.readlink(file) for file in Path(f"/proc/{live.process.pid}/fd").iterdir()}
+    kept = [name for name in held if name.startswith("/") and not name.startswith("/dev/")]
+    assert all(Path(name).is_relative_to(tmp_path) for name in kept), kept
+    assert live.stop() == 0
+    assert list(home.rglob("*")) == []
+
+
 def test_without_a_pulse_there_is_no_sign_of_life() -> None:
     import asyncio
 
