@@ -75,8 +75,10 @@ def open_scorer(
             "pip install 'cir-rt[export]'"
         ) from error
     checkpoint = open_checkpoint(reranker)
-    how = {"device": device, "threads": threads, "prune_weight": prune_weight or 0.0}
-    return open_checkpoint_scorer(checkpoint, **how), CANDIDATES
+    scorer = open_checkpoint_scorer(
+        checkpoint, prune_weight=prune_weight or 0.0, device=device, threads=threads
+    )
+    return scorer, CANDIDATES
 
 
 def reranked(

@@ -28,6 +28,13 @@ PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
 @click.option(
     "--rate", type=click.FloatRange(min=0), help="Requests a second of one client; 0: any."
 )
+@click.option("--chips", type=FILE, help="The page's frequent changes, one a line.")
+@click.option(
+    "--speech", is_flag=True, help="A microphone on the page; browsers send the sound on."
+)
+@click.option(
+    "--idle-s", type=click.IntRange(min=0), help="The page forgets a visit then; 0: never."
+)
 @click.option("--max-body-mb", type=click.IntRange(min=1), help="Largest request.")
 @click.option("--max-megapixels", type=click.FloatRange(min=0.01), help="Largest picture.")
 @click.option("--max-memory-mb", type=click.IntRange(min=1), help="Of all requests in progress.")
@@ -41,6 +48,9 @@ def serve(
     max_body_mb: int | None,
     max_megapixels: float | None,
     max_memory_mb: int | None,
+    chips: Path | None,
+    speech: bool,
+    idle_s: int | None,
     as_json: bool,
     **where: Any,
 ) -> None:
@@ -51,6 +61,7 @@ def serve(
     """
     for package in PACKAGES:
         needs(package, "serve")
+    from cir_rt.serve.kiosk import Kiosk, read_chips
     from cir_rt.serve.server import serve as run
     from cir_rt.serve.settings import MIB, Batching, Limits, ServeSettings
 
@@ -60,12 +71,14 @@ def serve(
         "memory_bytes": max_memory_mb and max_memory_mb * MIB,
         "pixels": max_megapixels and int(max_megapixels * 1e6),
     }
+    kiosk = {"chips": chips and read_chips(chips), "speech": speech, "idle_s": idle_s}
     batching = {"batch": batch, "queue": queue, "budget_ms": budget_ms}
     settings = ServeSettings(
         bundle=bundle,
         gallery=gallery,
         limits=Limits(**_said(limits)),
         batching=Batching(**_said(batching)),
+        kiosk=Kiosk(**_said(kiosk)),
         **where,
     )
 

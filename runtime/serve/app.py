@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,11 +15,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cir_rt.serve import calls, log
-from cir_rt.serve.assets import assets
+from cir_rt.serve.assets import Asset, assets
 from cir_rt.serve.openapi import document
 from cir_rt.serve.problem import Problem
 from cir_rt.serve.service import Service
-from cir_rt.serve.settings import LOCAL_NAMES
+from cir_rt.serve.settings import LOCAL_NAMES, ServeSettings
 from cir_rt.serve.shield import NUMBER, ROUTE, Shield, problem_response
 from cir_rt.serve.telemetry import MEDIA_TYPE
 
@@ -40,9 +40,10 @@ class Call:
 
 def create_app(service: Service) -> ASGIApp:
     """Return the application; it starts and stops the service with its own lifespan."""
+    settings = service.settings
     routes = [
         _route(service, path, found)
-        for path, found in {**_calls(service), **_pages()}.items()
+        for path, found in {**_calls(service), **_pages(settings)}.items()
     ]  # fmt: skip
 
     @asynccontextmanager
@@ -61,9 +62,14 @@ def create_app(service: Service) -> ASGIApp:
         routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refused}
     )  # fmt: skip
     app.router.redirect_slashes = False
-    settings = service.settings
     names = None if settings.token_file else (*LOCAL_NAMES, settings.host)
-    return Shield(app, service.telemetry, names=names, tls=settings.tls_cert is not None)
+    return Shield(
+        app,
+        service.telemetry,
+        names=names,
+        tls=settings.tls_cert is not None,
+        speech=settings.kiosk.speech,
+    )
 
 
 def _calls(service: Service) -> dict[str, dict[str, Call]]:
@@ -94,14 +100,18 @@ def _calls(service: Service) -> dict[str, dict[str, Call]]:
     }
 
 
-def _pages() -> dict[str, dict[str, Call]]:
-    def shown(asset: Any) -> Handler:
+def _pages(settings: ServeSettings) -> dict[str, dict[str, Call]]:
+    def shown(asset: Asset) -> Handler:
         async def show(_: Service, request: Request) -> Response:
             return await asset.answer(request)
 
         return show
 
-    return {path: {"GET": Call(handler=shown(asset))} for path, asset in assets().items()}
+    told = settings.kiosk.to_json(
+        token=settings.token_file is not None, text_characters=settings.limits.text_characters
+    )
+    found = {**assets(), "/page/settings.json": Asset.of(json.dumps(told).encode(), ".json")}
+    return {path: {"GET": Call(handler=shown(asset))} for path, asset in found.items()}
 
 
 def _route(service: Service, path: str, found: Mapping[str, Call]) -> Route:
@@ -118,7 +128,7 @@ def _route(service: Service, path: str, found: Mapping[str, Call]) -> Route:
             return Response(status_code=HUNG_UP)
         except Exception as error:
             problem = Problem.of(error)
-            if problem.status >= 500 and not isinstance(error, Problem):
+            if problem.status >= 500 and problem.kind != "busy":
                 log.fault(error, number)
             return problem_response(problem, number, service.telemetry)
 

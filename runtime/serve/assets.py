@@ -16,9 +16,7 @@ MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".json": "application/json",
-    ".png": "image/png",
     ".svg": "image/svg+xml",
-    ".woff2": "font/woff2",
 }
 
 
@@ -28,6 +26,12 @@ class Asset(NamedTuple):
     content: bytes
     media_type: str
     tag: str
+
+    @classmethod
+    def of(cls, content: bytes, suffix: str) -> Asset:
+        """Return a file of that content; `suffix` is a key of MEDIA_TYPES."""
+        tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+        return cls(content, MEDIA_TYPES[suffix], tag)
 
     async def answer(self, request: Request) -> Response:
         """Return it, or that it is still the same."""
@@ -41,10 +45,8 @@ def assets() -> dict[str, Asset]:
     """Return every file of the page by the path that it is asked for: "/" and "/page/NAME"."""
     found = {}
     for file in (resources.files("cir_rt.serve") / "page").iterdir():
-        media_type = MEDIA_TYPES.get(PurePosixPath(file.name).suffix)
-        if media_type is not None:
-            content = file.read_bytes()
-            tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+        suffix = PurePosixPath(file.name).suffix
+        if suffix in MEDIA_TYPES:
             path = "/" if file.name == FIRST else f"/page/{file.name}"
-            found[path] = Asset(content, media_type, tag)
+            found[path] = Asset.of(file.read_bytes(), suffix)
     return found

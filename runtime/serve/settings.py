@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cir_rt.errors import UsageError
+from cir_rt.serve.kiosk import Kiosk
 from cir_rt.serve.tokens import Tokens
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -80,6 +81,7 @@ class ServeSettings:
     tls_key: Path | None = None
     limits: Limits = field(default_factory=Limits)
     batching: Batching = field(default_factory=Batching)
+    kiosk: Kiosk = field(default_factory=Kiosk)
 
     def __post_init__(self) -> None:
         """Hold the parts against one another."""

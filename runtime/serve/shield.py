@@ -22,18 +22,17 @@ _CONTENT = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' blob: data:",
-        "media-src 'self' blob:",
+        "img-src 'self' blob:",
         "connect-src 'self'",
-        "manifest-src 'self'",
         "base-uri 'none'",
         "form-action 'self'",
         "frame-ancestors 'none'",
     )
 )
+_PERMISSIONS = "camera=(self), microphone=({}), geolocation=(), payment=(), usb=()"
 HEADERS = {
     "Content-Security-Policy": _CONTENT,
-    "Permissions-Policy": "camera=(self), microphone=(), geolocation=(), payment=(), usb=()",
+    "Permissions-Policy": _PERMISSIONS.format(""),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -47,7 +46,13 @@ class Shield:
     """Refuses requests that a foreign page made, adds the headers, notes each answer."""
 
     def __init__(
-        self, app: ASGIApp, telemetry: Telemetry, *, names: Sequence[str] | None, tls: bool
+        self,
+        app: ASGIApp,
+        telemetry: Telemetry,
+        *,
+        names: Sequence[str] | None,
+        tls: bool,
+        speech: bool,
     ) -> None:
         """Take the names that this server answers under; None is any."""
         self._app = app
@@ -56,6 +61,8 @@ class Shield:
         self._headers = dict(HEADERS)
         if tls:
             self._headers["Strict-Transport-Security"] = _A_YEAR_OF_TLS
+        if speech:
+            self._headers["Permissions-Policy"] = _PERMISSIONS.format("self")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -79,3 +79,73 @@ def live(bundle: Path, gallery: Path, tmp_path_factory: pytest.TempPathFactory) 
 def photo(garments: Path) -> bytes:
     """Return a picture that the gallery does not hold, as a JPEG."""
     return sorted((garments / "images").glob("dress-train-*.jpg"))[0].read_bytes()
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an FP32 bundle of the model that ships with the package."""
+    from cir_rt.export.build import BuildOptions, build_engine
+    from cir_rt.export.demo import LOCATION
+
+    folder = tmp_path_factory.mktemp("shipped") / "garments.cir"
+    build_engine(LOCATION, folder, BuildOptions(precision="fp32", threads=1), rerank=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def showroom(shipped: Path, garments: Path) -> Path:
+    """Return its gallery of the 144 pictures to rank, all but the dresses with a title."""
+    import csv
+
+    from cir_rt.gallery.indexing import Source
+    from cir_rt.retriever import Retriever
+
+    with (garments / "labels.csv").open(encoding="utf-8") as file:
+        titles = {row["id"]: row["title"] for row in csv.DictReader(file)}
+    folder = shipped.parent / "garments.gallery"
+    paths = sorted((garments / "images").glob("*-val-*.jpg"))
+    found = [
+        Source(id=p.stem, path=p, metadata={} if "dress" in p.stem else {"title": titles[p.stem]})
+        for p in paths
+    ]
+    with Retriever.open(shipped, threads=1) as retriever:
+        retriever.index(found, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(shipped: Path, showroom: Path) -> Iterator[Live]:
+    """Return a server process over them; leave its gallery as it was."""
+    found = Live(shipped, showroom, "--rate=0")
+    yield found
+    found.kill()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a browser without a window; one a file, since it holds the thread's event loop."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the extra `dev` is missing")
+    from shopper import CHROMIUM, launch
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here. Install it:  apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        chromium = launch(driver)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def enter(browser: Any, store: Live) -> Iterator[Callable[..., Any]]:
+    """Return what opens a window of a size before the page; what it asked and said is checked."""
+    from shopper import Shopper
+
+    shoppers: list[Shopper] = []
+
+    def open_window(size: str, url: str = store.url, **context: Any) -> Shopper:
+        shoppers.append(Shopper(browser, url, size, **context))
+        return shoppers[-1]
+
+    yield open_window
+    for one in shoppers:
+        one.leave()
