@@ -35,15 +35,16 @@ def check(gates: Iterable[Gate]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Cosines:
-    """Agreement of two engines' unit vectors, row by row."""
+    """Agreement of two engines' vectors, row by row."""
 
     minimum: float
     mean: float
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> Cosines:
-    """Compare (n, dim) unit vectors."""
-    values = np.nan_to_num((a * b).sum(-1), nan=-1.0)
+    """Compare (n, dim) vectors of any length."""
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    values = np.nan_to_num((a * b).sum(-1) / np.maximum(lengths, 1e-30), nan=-1.0)
     return Cosines(minimum=float(values.min()), mean=float(values.mean()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,12 +22,19 @@ class Samples:
     pixels: np.ndarray
     ids: np.ndarray
     pad_id: int
+    pairs: tuple[np.ndarray, np.ndarray] | None = None  # what a composer reads: v and u, (n, …)
 
     def feeds(self, role: str) -> list[dict[str, np.ndarray]]:
         """Return the role's inputs in batches; captions are sorted, so that few are padded."""
         if role in ("image", "rerank_image"):
             starts = range(0, len(self.pixels), BATCH)
             return [{"pixels": self.pixels[k : k + BATCH]} for k in starts]
+        if role == "compose":
+            if self.pairs is None:
+                return []
+            v, u = self.pairs
+            starts = range(0, len(v), BATCH)
+            return [{"v": v[k : k + BATCH], "u": u[k : k + BATCH]} for k in starts]
         lengths = text_lengths(self.ids, self.pad_id)
         order = np.argsort(lengths, kind="stable")
         feeds = []
@@ -37,6 +44,16 @@ class Samples:
                 {"ids": np.ascontiguousarray(self.ids[rows, : max(1, lengths[rows].max())])}
             )
         return feeds
+
+    def paired(self, v: np.ndarray, u: np.ndarray) -> Samples:
+        """Return the samples with pictures and captions, as engines read them, pair by pair.
+
+        Which belongs to which does not matter to ranges: the shorter list begins again.
+        """
+        if not len(v) or not len(u):
+            return self
+        rows = np.arange(max(len(v), len(u)))
+        return replace(self, pairs=(v[rows % len(v)], u[rows % len(u)]))
 
     def digest(self) -> str:
         """Return a SHA-256 over all inputs, for the manifest."""

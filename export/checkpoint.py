@@ -15,6 +15,10 @@ from cir_rt.text import Tokenizer
 
 FORMAT = 1
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+ENGINES = {  # of the systems that bundles serve; `compose` is else small weights
+    "progressive": ("image", "text"),
+    "limn": ("image", "text", "compose"),
+}
 CALIBRATION = "calibration"  # a small dataset of training pictures and queries, `triplets` layout
 RERANKER = "reranker"  # in a graphs folder: the graphs folder of a re-ranker
 

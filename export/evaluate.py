@@ -26,7 +26,7 @@ class Encoder(Protocol):
         """Return unit vectors (n, dim) float32."""
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit vectors (n, dim) float32; over-long texts are cut."""
+        """Return what is composed of texts, a float32 row each; over-long ones are cut."""
 
     def compose(
         self, v: np.ndarray, u: np.ndarray, weight: float | None = None
@@ -50,7 +50,7 @@ class Vectors:
     """A split encoded: the arrays that ranking, gates and calibration work on."""
 
     v: np.ndarray  # (queries, dim), references
-    u: np.ndarray  # (queries, dim), captions
+    u: np.ndarray  # (queries, …), captions as composition reads them
     pictures: np.ndarray  # (pictures of the split, dim)
 
 

@@ -75,10 +75,10 @@ def open_scorer(
             "pip install 'cir-rt[export]'"
         ) from error
     checkpoint = open_checkpoint(reranker)
-    scorer = open_checkpoint_scorer(
+    opened = open_checkpoint_scorer(
         checkpoint, prune_weight=prune_weight or 0.0, device=device, threads=threads
     )
-    return scorer, CANDIDATES
+    return opened, CANDIDATES
 
 
 def reranked(

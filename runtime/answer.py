@@ -9,7 +9,7 @@ import numpy as np
 
 from cir_rt.candidates import Candidates, Reference
 from cir_rt.encoder import Encoder
-from cir_rt.errors import GalleryError, UnknownId
+from cir_rt.errors import GalleryError, UnknownId, UsageError
 from cir_rt.gallery import Gallery
 from cir_rt.pictures import PictureSource, StoredId, load
 from cir_rt.prune import Pruner
@@ -27,6 +27,7 @@ def answer(
     Their timing is left to whoever holds the clock. Raises UsageError, PictureError, TextError,
     UnknownId, GalleryError.
     """
+    _check_composable(encoder, asked)
     candidates = Candidates(reranker, asked, clock)
     pruner.refresh()
     try:
@@ -62,18 +63,28 @@ def _answered(
     return [
         Hits(
             hits=hits,
-            weights=Weights(image=float(image), text=float(text)),
+            weights=weight,
             reranked=ranked.reached,
             complete=ranked.complete,
             empty_because="" if hits else _reason(gallery, asked, allowed, scores),
         )
-        for (hits, ranked), scores, (image, text) in zip(answers, pruned[1], weights, strict=True)
+        for (hits, ranked), scores, weight in zip(answers, pruned[1], weights, strict=True)
     ]
 
 
+def _check_composable(encoder: Encoder, asked: Queries) -> None:
+    """Raise UsageError for what a system that composes by attention cannot be asked."""
+    if encoder.compose.weighted:
+        return
+    if asked.weight is not None:
+        raise UsageError("weight: this bundle's system composes by attention. Leave it out.")
+    if any(image is None for image in asked.images):
+        raise UsageError("words alone: this bundle's system reads them beside a picture. Give one.")
+
+
 def _texts(encoder: Encoder, texts: Sequence[str | None], clock: Stopwatch) -> np.ndarray:
-    """Return the words' vectors, zeros where there are none: (n, dim) float32."""
-    u = np.zeros((len(texts), encoder.dim), np.float32)
+    """Return what is composed of the words, zeros where there are none: (n, words) float32."""
+    u = np.zeros((len(texts), encoder.words), np.float32)
     said = [i for i, text in enumerate(texts) if text is not None]
     if said:
         ids = encoder.tokenizer([texts[i] or "" for i in said])
@@ -131,14 +142,17 @@ def _neither_id_nor_file(image: str, gallery: Gallery) -> UnknownId:
 
 def _composed(
     encoder: Encoder, asked: Queries, v: np.ndarray, u: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, list[Weights | None]]:
     """Compose where both are there; a lone picture or text is the query itself."""
-    queries, weights = encoder.compose(v, u, asked.weight)
+    queries, shares = encoder.compose(v, u, asked.weight)
+    weights: list[Weights | None] = [None] * len(queries)
+    if shares is not None:
+        weights = [Weights(image=image, text=text) for image, text in shares.tolist()]
     for i, (image, text) in enumerate(zip(asked.images, asked.texts, strict=True)):
         if image is None:
-            queries[i], weights[i] = u[i], (0, 1)
+            queries[i], weights[i] = u[i], Weights(image=0.0, text=1.0)
         elif text is None:
-            queries[i], weights[i] = v[i], (1, 0)
+            queries[i], weights[i] = v[i], Weights(image=1.0, text=0.0)
     return queries, weights
 
 

@@ -28,6 +28,11 @@ def _runs(count: int, buckets: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(best[count], reverse=True))
 
 
+def bucket_lengths(context: int) -> list[int]:
+    """Return the lengths that captions are padded to; `context` is the most."""
+    return [*(n for n in _LENGTHS if n < context), context]
+
+
 def bucket_length(length: int, context: int) -> int:
     """Return how long a caption of so many tokens is padded to; `context` is the most."""
-    return min((n for n in _LENGTHS if length <= n < context), default=context)
+    return min((n for n in bucket_lengths(context) if length <= n), default=context)

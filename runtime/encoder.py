@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cir_rt.bundle import Bundle
-from cir_rt.compose import WeightedComposer
+from cir_rt.compose import Composer, open_composer
 from cir_rt.engines import Engine, open_engine
 from cir_rt.errors import BundleError, EngineMismatch
 from cir_rt.pictures import PictureSource
@@ -25,7 +25,7 @@ class Encoder:
         tokenizer: Tokenizer,
         image: Engine,
         text: Engine,
-        compose: WeightedComposer,
+        compose: Composer,
         batch: int = 32,
     ) -> None:
         """Take the parts; `open` makes them from a bundle."""
@@ -36,6 +36,7 @@ class Encoder:
         self.compose = compose
         self.batch = batch
         self.dim = compose.dim
+        self.words = int(text.outputs[0].shape[1])  # numbers that are composed of a caption
         self.device = image.device
 
     @classmethod
@@ -51,7 +52,7 @@ class Encoder:
                 f"{bundle.folder}: built for {built}, asked to run on {device}. Open it "
                 f"with device='{built}', or:  cir-rt build-engine MODEL --device {device}"
             )
-        image, text, compose = (bundle.role(name) for name in ("image", "text", "compose"))
+        image, text = bundle.role("image"), bundle.role("text")
         if image.preprocess is None or text.text is None:
             raise BundleError(f"{bundle.folder}: the manifest lacks preprocess or text settings.")
         return cls(
@@ -63,7 +64,7 @@ class Encoder:
             ),
             image=open_engine(bundle, "image", device=device, threads=threads),
             text=open_engine(bundle, "text", device=device, threads=threads),
-            compose=WeightedComposer.open(bundle.path(compose.file), compose.temperature),
+            compose=open_composer(bundle, device=device, threads=threads),
         )
 
     def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
@@ -71,7 +72,10 @@ class Encoder:
         return self._batched(self.image, pixels)
 
     def encode_ids(self, ids: np.ndarray) -> np.ndarray:
-        """Return unit vectors (n, dim) of token ids (n, length) int64."""
+        """Return what is composed of token ids (n, length) int64: (n, `words`) float32.
+
+        Where composition is weighted they are unit vectors as wide as a picture's.
+        """
         return self._batched(self.text, ids)
 
     def encode_pictures(self, sources: Sequence[PictureSource]) -> np.ndarray:
@@ -83,15 +87,16 @@ class Encoder:
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit vectors (n, dim) float32; over-long texts are cut."""
+        """Return what is composed of texts, as `encode_ids`; over-long ones are cut."""
         if not texts:
-            return np.zeros((0, self.dim), np.float32)
+            return np.zeros((0, self.words), np.float32)
         return self.encode_ids(self.tokenizer(texts, truncate=True))
 
     def close(self) -> None:
         """Release the engines."""
         self.image.close()
         self.text.close()
+        self.compose.close()
 
     def _batched(self, engine: Engine, rows: np.ndarray) -> np.ndarray:
         name, output = engine.inputs[0].name, engine.outputs[0].name
@@ -99,7 +104,8 @@ class Encoder:
             engine.run({name: rows[k : k + self.batch]})[output]
             for k in range(0, len(rows), self.batch)
         ]
-        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+        width = engine.outputs[0].shape[1]
+        return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
 
 def _kind(device: str) -> str:

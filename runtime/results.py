@@ -38,6 +38,8 @@ class Weights:
 class Hits(Sequence[Hit]):
     """Ranked pictures, the weights, and milliseconds per stage (in `timing["total"]`: all).
 
+    There are no weights where the system composes by attention.
+
     `reranked` candidates were given a score by the re-ranker, and the first hits are the best of
     them; `complete` is False where a deadline kept it from more, or from reading some at full
     depth. Where no picture fits, there is none, and `empty_because` says why.

@@ -35,7 +35,6 @@ def assemble(
     """Write the bundle's files into `folder` and return what they are."""
     config = graphs.config
     shutil.copyfile(graphs.folder / TOKENIZER, folder / TOKENIZER)
-    write_compose(graphs, folder / COMPOSE)
     text = TextInput(tokenizer=TOKENIZER, context=config.context, pad_id=config.pad_id)
     roles = {
         role: replace(
@@ -45,7 +44,9 @@ def assemble(
         )
         for role, candidate in chosen.items()
     }
-    roles["compose"] = Role(system=config.system, file=COMPOSE, temperature=config.temperature)
+    if "compose" not in chosen:
+        write_compose(graphs, folder / COMPOSE)
+        roles["compose"] = Role(system=config.system, file=COMPOSE, temperature=config.temperature)
     return Manifest(
         target=backend.target(),
         dim=config.dim,
@@ -81,15 +82,9 @@ def _rerank_roles(reranker: BuiltReranker, folder: Path) -> dict[str, Role]:
     image = _installed(reranker.way.image, graphs, reranker.backend, folder)
     roles = {"rerank_image": replace(image, preprocess=config.preprocess)}
     for role in reranker.roles:
-        file = f"onnx/{role}.onnx"
-        shutil.copyfile(form.files[role], folder / file)
-        roles[role] = Role(
-            system=config.system,
-            file=file,
-            precision=form.precision,
+        roles[role] = replace(
+            _installed(form.parts[role], graphs, reranker.backend, folder),
             recipe={"form": form.name},
-            inputs=form.engines[role].inputs,
-            outputs=form.engines[role].outputs,
             text=text if role == "rerank_query" else None,
         )
     return roles

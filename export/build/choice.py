@@ -52,7 +52,10 @@ def choose(
 
 _MORE = {
     "image": "Give pictures:  --calibration DIR",
-    "text": "Give captions: a dataset, or captions.txt beside the pictures, one in a line.",
+    **dict.fromkeys(
+        ("text", "compose"),
+        "Give captions: a dataset, or captions.txt beside the pictures, one in a line.",
+    ),
 }
 
 

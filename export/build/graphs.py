@@ -6,9 +6,13 @@ from pathlib import Path
 
 from cir_rt.bundle import sha256
 from cir_rt.errors import BackendMissing, CheckpointError, UsageError
-from cir_rt.export.checkpoint import RERANKER, Checkpoint, is_checkpoint, open_checkpoint
-
-ENGINES = ("image", "text")
+from cir_rt.export.checkpoint import (
+    ENGINES,
+    RERANKER,
+    Checkpoint,
+    is_checkpoint,
+    open_checkpoint,
+)
 
 
 def graphs_of(model: Path, reranker: Path | None, scratch: Path) -> Checkpoint:
@@ -18,7 +22,8 @@ def graphs_of(model: Path, reranker: Path | None, scratch: Path) -> Checkpoint:
     graphs, BackendMissing where torch is needed and missing.
     """
     checkpoint = _unaltered(model)
-    if all((model / f"{role}.onnx").exists() for role in ENGINES):
+    roles = ENGINES.get(checkpoint.config.system, ())
+    if roles and all((model / f"{role}.onnx").exists() for role in roles):
         if reranker:
             raise UsageError(
                 f"{model} are exported graphs, which carry their own re-ranker. Leave --reranker "

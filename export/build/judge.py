@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +18,7 @@ from cir_rt.calibration.gate import (
     recall_gate,
     top_agreement,
 )
-from cir_rt.compose import WeightedComposer
+from cir_rt.compose import Composer, EngineComposer
 from cir_rt.encoder import Encoder
 from cir_rt.export.build.calibration_set import CalibrationSet
 from cir_rt.export.build.candidates import Candidate
@@ -52,12 +52,12 @@ class Judge:
     def __init__(
         self,
         graphs: Checkpoint,
-        composer: WeightedComposer,
+        composer: Composer,
         reference: Chosen,
         calibration: CalibrationSet,
         options: BuildOptions,
     ) -> None:
-        self.composer = composer
+        self.composer = composer  # in FP32
         self.reference = reference
         self.calibration = calibration
         self.options = options
@@ -67,13 +67,15 @@ class Judge:
 
     def verdict(self, chosen: Chosen) -> Verdict:
         """Encode the held-back queries and their gallery, and compare."""
-        vectors = self._vectors(chosen)
-        mixed = replace(vectors, pictures=self._exact.pictures)
-        recall, recall_mixed = self._recall(vectors), self._recall(mixed)
-        agreement = min(self._agreement(vectors), self._agreement(mixed))
-        near = {"image": cosines(self._exact.v, vectors.v)}
+        vectors, exact = self._vectors(chosen), self._exact
+        queries, galleries = self._queries(chosen, vectors), (vectors.pictures, exact.pictures)
+        recall, recall_mixed = (self._recall(queries, pictures) for pictures in galleries)
+        agreement = min(self._agreement(queries, pictures) for pictures in galleries)
+        near = {"image": cosines(exact.v, vectors.v)}
         if self._worded:
-            near["text"] = cosines(self._exact.u, vectors.u)
+            near["text"] = cosines(exact.u, vectors.u)
+            if "compose" in chosen:  # by itself, of what FP32 engines read
+                near["compose"] = cosines(self._exact_queries, self._queries(chosen, exact))
         limit = self.options.max_recall_drop
         gates = [cosine_gate(c, self.options.min_cosine, role) for role, c in near.items()]
         if self.calibration.labelled:
@@ -98,12 +100,12 @@ class Judge:
     @cached_property
     def before(self) -> Recall:
         """Recall of the FP32 reference; empty without labels."""
-        return self._recall(self._exact)
+        return self._recall(self._exact_queries, self._exact.pictures)
 
     def pruned(self) -> list[Scored]:
         """Return every held-back query's scores of the gallery, by the FP32 reference."""
-        queries, pictures = self._queries(self._exact), self._exact.pictures
-        return list(products(queries, pictures, self.calibration.split))
+        split = self.calibration.split
+        return list(products(self._exact_queries, self._exact.pictures, split))
 
     def drop(self, verdict: Verdict) -> float:
         """Return the larger loss of both recalls, in points; without labels of agreement."""
@@ -114,6 +116,10 @@ class Judge:
     @cached_property
     def _exact(self) -> Vectors:
         return self._vectors(self.reference)
+
+    @cached_property
+    def _exact_queries(self) -> np.ndarray:
+        return self._queries(self.reference, self._exact)
 
     @cached_property
     def _references(self) -> list[int]:
@@ -151,29 +157,29 @@ class Judge:
             self._vectors_of[candidate] = found
         return self._vectors_of[candidate]
 
-    def _recall(self, vectors: Vectors) -> Recall:
+    def _recall(self, queries: np.ndarray, pictures: np.ndarray) -> Recall:
         if not self.calibration.labelled:
             return {}
-        queries, _ = self.composer(vectors.v, vectors.u)
         dataset, split = self.calibration.dataset, self.calibration.split
-        return score(queries, vectors.pictures, dataset.name, split).recall
+        return score(queries, pictures, dataset.name, split).recall
 
-    def _agreement(self, vectors: Vectors) -> float:
+    def _agreement(self, queries: np.ndarray, pictures: np.ndarray) -> float:
         """Compare the best 10 of each query, its own reference left out."""
-        return top_agreement(self._exact_scores, self._scores(vectors))
+        return top_agreement(self._exact_scores, self._scores(queries, pictures))
 
     @cached_property
     def _exact_scores(self) -> np.ndarray:
-        return self._scores(self._exact)
+        return self._scores(self._exact_queries, self._exact.pictures)
 
-    def _scores(self, vectors: Vectors) -> np.ndarray:
+    def _scores(self, queries: np.ndarray, pictures: np.ndarray) -> np.ndarray:
         """Score every picture but its own reference for each query: (queries, pictures)."""
-        scores = self._queries(vectors) @ vectors.pictures.T
+        scores = queries @ pictures.T
         scores[np.arange(len(scores)), self._references] = -np.inf
         return scores
 
-    def _queries(self, vectors: Vectors) -> np.ndarray:
+    def _queries(self, chosen: Chosen, vectors: Vectors) -> np.ndarray:
         """Return composed queries, or the pictures alone where nobody says anything."""
         if not self._worded:
             return vectors.v
-        return self.composer(vectors.v, vectors.u)[0]
+        composer = EngineComposer(chosen["compose"].engine) if "compose" in chosen else None
+        return (composer or self.composer)(vectors.v, vectors.u)[0]

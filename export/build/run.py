@@ -10,22 +10,23 @@ from pathlib import Path
 
 from cir_rt.bundle import check_replaceable, staged, write_manifest
 from cir_rt.calibration.gate import Duel, Gate, check, latency_gate
-from cir_rt.calibration.samples import BATCH
-from cir_rt.compose import WeightedComposer
+from cir_rt.compose import Composer, EngineComposer, WeightedComposer
 from cir_rt.export.build.assembly import COMPOSE, assemble, write_compose
 from cir_rt.export.build.backends import open_backend
+from cir_rt.export.build.backends.sizes import BATCHES, rising
 from cir_rt.export.build.calibration_set import CalibrationSet, calibration_set
 from cir_rt.export.build.candidates import Candidate, reference
 from cir_rt.export.build.choice import Choice, choose
 from cir_rt.export.build.fingerprint import fingerprint
-from cir_rt.export.build.graphs import ENGINES, graphs_of, reranker_of
+from cir_rt.export.build.graphs import graphs_of, reranker_of
 from cir_rt.export.build.judge import Judge
 from cir_rt.export.build.options import BuildOptions
 from cir_rt.export.build.race import Race
 from cir_rt.export.build.report import BuildReport
-from cir_rt.export.build.reranker.run import build_reranker, check_backend
+from cir_rt.export.build.reranker.forms import forms_in
+from cir_rt.export.build.reranker.run import build_reranker
 from cir_rt.export.build.standing import standing_engines
-from cir_rt.export.checkpoint import Checkpoint
+from cir_rt.export.checkpoint import ENGINES, Checkpoint
 
 
 def build_engine(
@@ -56,7 +57,7 @@ def build_engine(
         graphs = graphs_of(model, reranker, scratch)
         second = reranker_of(graphs) if rerank else None
         if second:
-            check_backend(options)
+            forms_in(options)
         inputs = calibration_set(graphs, calibration)
         build = _Build(graphs, inputs, options, scratch)
         say("candidates")
@@ -84,19 +85,18 @@ class _Build:
     def __init__(
         self, graphs: Checkpoint, inputs: CalibrationSet, options: BuildOptions, scratch: Path
     ) -> None:
+        exact: dict[str, Candidate] = {}
+        for role in ENGINES[graphs.config.system]:
+            if role == "compose":
+                read = (exact[tower].vectors for tower in ("image", "text"))
+                inputs = replace(inputs, samples=inputs.samples.paired(*read))
+            feeds = inputs.samples.feeds(role)
+            exact[role] = reference(role, graphs.folder, scratch, feeds, options.threads)
         self.graphs, self.inputs, self.options = graphs, inputs, options
-        exact = {
-            role: reference(
-                role, graphs.folder, scratch, inputs.samples.feeds(role), options.threads
-            )
-            for role in ENGINES
-        }
-        write_compose(graphs, scratch / COMPOSE)
-        composer = WeightedComposer.open(scratch / COMPOSE, graphs.config.temperature)
-        self.judge = Judge(graphs, composer, exact, inputs, options)
-        self.race = Race(inputs.samples, ENGINES)
-        limits = {"batch": BATCH, "length": graphs.config.context}
-        self.backend = open_backend(options, inputs.samples, scratch, limits)
+        self.judge = Judge(graphs, _composer(graphs, exact, scratch), exact, inputs, options)
+        self.race = Race(inputs.samples, tuple(exact))
+        sizes = {"batch": BATCHES, "length": rising([graphs.config.context])}
+        self.backend = open_backend(options, inputs.samples, scratch, sizes)
         self.fp32 = {role: self.backend.fp32(candidate) for role, candidate in exact.items()}
 
     def proven(self, choice: Choice, out: Path) -> BuildReport:
@@ -133,10 +133,18 @@ class _Build:
         latency = self.race({role: c.engine for role, c in self.fp32.items()}, new)
         gates = []
         if any(chosen[role] is not self.fp32[role] for role in chosen):
-            gates.append(latency_gate(latency, "one query, image and text"))
+            gates.append(latency_gate(latency, f"one query, {' and '.join(chosen)}"))
         old = standing_engines(out, fingerprint(self.graphs), chosen, self.options)
         if old:
             gates.append(latency_gate(self.race(old, new), f"one query, beside that of {out}"))
             for engine in old.values():
                 engine.close()
         return latency, tuple(gates)
+
+
+def _composer(graphs: Checkpoint, exact: Mapping[str, Candidate], scratch: Path) -> Composer:
+    """Return the model's composition in FP32."""
+    if "compose" in exact:
+        return EngineComposer(exact["compose"].engine)
+    write_compose(graphs, scratch / COMPOSE)
+    return WeightedComposer.open(scratch / COMPOSE, graphs.config.temperature)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cir_rt.bundle import is_bundle, open_bundle, sha256
-from cir_rt.encoder import Encoder
-from cir_rt.engines.protocol import Engine
+from cir_rt.engines import Engine, open_engine
 from cir_rt.errors import CirRtError
 from cir_rt.export.build.candidates import Candidate
 from cir_rt.export.build.options import BuildOptions
@@ -32,7 +31,9 @@ def standing_engines(
         files = {role: bundle.path(bundle.role(role).file) for role in chosen}
         if all(sha256(path) == sha256(chosen[role].path) for role, path in files.items()):
             return {}
-        encoder = Encoder.open(bundle, device=options.device, threads=options.threads)
+        return {
+            role: open_engine(bundle, role, device=options.device, threads=options.threads)
+            for role in chosen
+        }
     except CirRtError:
         return {}
-    return {"image": encoder.image, "text": encoder.text}

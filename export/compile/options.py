@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cir_rt.engines.plan import HARDWARE, Profile
+from cir_rt.engines.plan import HARDWARE, Profile, is_ampere_plus
 from cir_rt.engines.tensorrt_packages import PACKAGES, Package
 from cir_rt.errors import BackendMissing, UsageError
 from cir_rt.kernels.cuda import Device
@@ -58,6 +58,11 @@ class CompileOptions:
                 f"hardware '{self.hardware}' is TensorRT's own. {package.title} plans run on every "
                 "GPU that --arch names."
             )
+        if package.cross_builds and self.version_compatible:
+            raise UsageError(
+                f"version_compatible is TensorRT's own: {package.title} has no lean runtime to put "
+                "into a plan. Leave it out, and rebuild after an upgrade."
+            )
         for name in self.arch:
             _check_arch(name, package)
 
@@ -78,6 +83,11 @@ def capabilities(options: CompileOptions) -> tuple[str, ...]:
             f"{package.title} builds for the GPU at hand alone, {here} ({gpu.name}); asked for "
             f"{_told(others)}. Build there:  cir-rt build-engine GRAPHS --backend {package.name}"
         )
+    if options.hardware == "ampere_plus" and not is_ampere_plus(here):
+        raise UsageError(
+            f"hardware 'ampere_plus' is for desktop and datacenter GPUs from sm_80 on; this one is "
+            f"{_told([here])}. Leave it out: the plan runs on GPUs like this one."
+        )
     return (here,)
 
 
@@ -96,4 +106,4 @@ def _check_arch(name: str, package: Package) -> None:
 
 
 def _told(names: Sequence[str]) -> str:
-    return ", ".join(f"{name} ({GPUS[name]})" for name in names)
+    return ", ".join(f"{name} ({GPUS.get(name, 'not known')})" for name in names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from cir_rt.errors import CheckpointError
-from cir_rt.export.models.systems import CirModel
+from cir_rt.export.models.systems import CirModel, ComposedModel
 from cir_rt.export.onnx_export.weights import share_weights
 
 OPSET = 18
@@ -25,16 +25,61 @@ OPSET = 18
 class Face:
     """What a role's graph takes and gives, by name."""
 
-    input: str
-    free: Mapping[int, str]  # axes of the input whose size is free, and their names
+    inputs: Mapping[str, Mapping[int, str]]  # axes whose size is free, and their names
     output: str
+
+    @property
+    def input(self) -> str:
+        """The name of the only input."""
+        (name,) = self.inputs
+        return name
 
 
 FACES = {
-    "image": Face(input="pixels", free={0: "batch"}, output="vector"),
-    "text": Face(input="ids", free={0: "batch", 1: "length"}, output="vector"),
-    "rerank_image": Face(input="pixels", free={0: "batch"}, output="tokens"),
+    "image": Face(inputs={"pixels": {0: "batch"}}, output="vector"),
+    "text": Face(inputs={"ids": {0: "batch", 1: "length"}}, output="vector"),
+    "compose": Face(inputs={"v": {0: "batch"}, "u": {0: "batch"}}, output="vector"),
+    "rerank_image": Face(inputs={"pixels": {0: "batch"}}, output="tokens"),
 }
+
+
+class ComposedPictures(nn.Module):
+    """What a gallery holds of pictures where the composer makes it, (n, dim)."""
+
+    def __init__(self, model: ComposedModel) -> None:
+        super().__init__()
+        self.image, self.compose = model.image, model.compose
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return vectors of pixels (n, 3, size, size)."""
+        vectors: Tensor = self.compose.pictures(self.image.read(pixels))
+        return vectors
+
+
+class ComposedWords(nn.Module):
+    """What the composer reads of captions, (n, numbers)."""
+
+    def __init__(self, model: ComposedModel) -> None:
+        super().__init__()
+        self.text, self.compose = model.text, model.compose
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return it of ids (n, length)."""
+        words: Tensor = self.compose.words(self.text.read(ids))
+        return words
+
+
+class ComposedQueries(nn.Module):
+    """Queries (n, dim) of both."""
+
+    def __init__(self, model: ComposedModel) -> None:
+        super().__init__()
+        self.compose = model.compose
+
+    def forward(self, v: Tensor, u: Tensor) -> Tensor:
+        """Compose v (n, dim) with u."""
+        queries: Tensor = self.compose(v, u)[0]
+        return queries
 
 
 class PictureTokens(nn.Module):
@@ -51,7 +96,13 @@ class PictureTokens(nn.Module):
 
 
 def write_graph(
-    role: str, module: nn.Module, example: Tensor, path: Path, weights: Path, *, prefix: str = ""
+    role: str,
+    module: nn.Module,
+    example: Sequence[Tensor],
+    path: Path,
+    weights: Path,
+    *,
+    prefix: str = "",
 ) -> None:
     """Write a role's module to `path`, over the weight file that lies beside it.
 
@@ -63,11 +114,11 @@ def write_graph(
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
-            (example,),
+            tuple(example),
             dynamo=True,
-            input_names=[face.input],
+            input_names=list(face.inputs),
             output_names=[face.output],
-            dynamic_shapes=(dict(face.free),),
+            dynamic_shapes=tuple(dict(free) for free in face.inputs.values()),
             opset_version=OPSET,
             optimize=False,  # full optimization folds weights into new ones that nothing shares
             verbose=False,

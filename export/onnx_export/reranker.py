@@ -62,7 +62,7 @@ def export_reranker(
 
 def _export_image(model: RerankModel, folder: Path, samples: Samples | None) -> Parity:
     path, module = folder / "rerank_image.onnx", PictureTokens(model.image)
-    write_graph("rerank_image", module, random_pixels(model, 2, 0), path, folder / WEIGHTS)
+    write_graph("rerank_image", module, [random_pixels(model, 2, 0)], path, folder / WEIGHTS)
     engine, face = OnnxRuntimeEngine(path), FACES["rerank_image"]
     real = samples.feeds("rerank_image") if samples else []
     return compare(

@@ -36,6 +36,7 @@ LIBRARIES = {"hnsw": ("hnswlib", "hnsw"), "faiss": ("faiss", "faiss")}  # packag
 @click.option("--metadata", type=FILE, help="CSV or JSONL with a column `id`, perhaps `file`.")
 @click.option("--delete", multiple=True, metavar="ID", help="Remove a picture; may be repeated.")
 @click.option("--compact", is_flag=True, help="Free the space of deleted pictures, if it is much.")
+@click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1))
 @click.option(
     "--workers",
@@ -48,6 +49,7 @@ def index(
     gallery: Path,
     kind: str,
     metadata: Path | None,
+    device: str,
     threads: int | None,
     as_json: bool,
     **how: Any,
@@ -66,7 +68,10 @@ def index(
     if kind in LIBRARIES:
         needs(*LIBRARIES[kind])
     found = find_pictures(folders, metadata)
-    with Retriever.open(bundle, threads=threads) as retriever, bar(len(found), "indexing") as shown:
+    with (
+        Retriever.open(bundle, device=device, threads=threads) as retriever,
+        bar(len(found), "indexing") as shown,
+    ):
         start = time.monotonic()
 
         def progress(done: int, _: int) -> None:
@@ -112,6 +117,7 @@ def index(
     help="Only pictures whose metadata meets it, as \"category = 'dress' and price < 50\".",
 )
 @click.option("--min-score", type=float, help="What is pruned with a score below is no answer.")
+@click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1))
 @click.option("--sheet", type=FILE, metavar="PNG", help="Draw a contact sheet.")
 def search(
@@ -120,6 +126,7 @@ def search(
     image: str | None,
     text: str | None,
     sheet: Path | None,
+    device: str,
     threads: int | None,
     as_json: bool,
     **how: Any,
@@ -131,7 +138,7 @@ def search(
         raise UsageError(
             f"--sheet {sheet}: expected a name ending in .png in a folder that exists."
         )
-    with Retriever.open(bundle, gallery, threads=threads) as retriever:
+    with Retriever.open(bundle, gallery, device=device, threads=threads) as retriever:
         hits = retriever.search(image=image, text=text, **how)
         if as_json:
             print_json(hits.to_json())

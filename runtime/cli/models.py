@@ -18,6 +18,7 @@ from cir_rt.cli.command import (
     print_json,
     say,
 )
+from cir_rt.engines.plan import HARDWARE
 from cir_rt.errors import UsageError
 from cir_rt.modes import MODES
 
@@ -246,6 +247,18 @@ def export(checkpoint: Path, out: Path, reranker: Path | None, half: bool, as_js
     default=65,
     show_default=True,
     help="Most that a gallery keeps of a picture for re-ranking; more of a tower's are merged.",
+)
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    help="TensorRT: plans run on later versions of its major too, somewhat larger and slower.",
+)
+@click.option(
+    "--hardware",
+    type=click.Choice(HARDWARE),
+    default="none",
+    show_default=True,
+    help="TensorRT: what else plans run on, at some cost in speed.",
 )
 @click.option("--keep-slower", is_flag=True, help="Keep an engine slower than what it replaces.")
 @click.option("--report", type=FOLDER, help="Folder for the frontier of `auto`, table and plot.")

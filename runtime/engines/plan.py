@@ -12,6 +12,8 @@ from cir_rt.errors import BundleError, EngineMismatch
 
 HARDWARE = ("none", "ampere_plus", "same_compute_capability")  # what else a plan runs on
 
+_JETSONS = ("sm_87", "sm_110")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
@@ -49,6 +51,14 @@ class Plan:
     graph_sha256: str = ""
     layers: Mapping[str, int] = field(default_factory=dict)  # by the type of their output
     seconds: float = 0.0
+
+
+def is_ampere_plus(capability: str) -> bool:
+    """Tell whether a GPU is one of those that `ampere_plus` stands for: sm_80 on, but no Jetson.
+
+    https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.html
+    """
+    return int(capability.removeprefix("sm_")) >= 80 and capability not in _JETSONS
 
 
 def check(plan: Plan, title: str, version: str, capability: str) -> None:
@@ -97,6 +107,6 @@ def _version_fits(plan: Plan, version: str) -> bool:
 
 
 def _capability_fits(plan: Plan, capability: str) -> bool:
-    if plan.hardware == "ampere_plus":  # desktop and datacenter GPUs from sm_80 on
-        return int(capability.removeprefix("sm_")) >= 80
+    if plan.hardware == "ampere_plus":
+        return is_ampere_plus(capability)
     return capability in plan.capabilities

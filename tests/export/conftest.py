@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from builds import LOOSE, options
 from PIL import Image
+from rerank_models import untrained_reranker
 from small_models import RECIPE, untrained
 
 from cir_rt.export.build import BuildReport, build_engine
@@ -18,8 +20,9 @@ from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.data.formats import open_dataset
 from cir_rt.export.data.garments import write
-from cir_rt.export.models.storage import load_model, save_model
+from cir_rt.export.models.storage import load_model, load_reranker, save_model
 from cir_rt.export.onnx_export import Parity, export_graphs
+from cir_rt.export.onnx_export.reranker import export_reranker
 from cir_rt.export.train.examples import Examples, read_examples
 from cir_rt.export.train.run import train
 
@@ -71,6 +74,21 @@ def exported(
 @pytest.fixture(scope="session")
 def graphs(exported: tuple[Path, dict[str, Parity]]) -> Path:
     return exported[0]
+
+
+@pytest.fixture(scope="session")
+def reranker(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A re-ranker that nobody trained, over the trained image tower."""
+    return untrained_reranker(checkpoint, tmp_path_factory.mktemp("reranker"))
+
+
+@pytest.fixture(scope="session")
+def carrying(graphs: Path, reranker: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Graphs that carry the re-ranker."""
+    folder = shutil.copytree(graphs, tmp_path_factory.mktemp("carrying") / "graphs")
+    tokenizer = reranker.folder / "tokenizer.json"
+    export_reranker(load_reranker(reranker), tokenizer, folder, torch.float32)
+    return folder
 
 
 @pytest.fixture(scope="session")

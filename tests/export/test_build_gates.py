@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from builds import LOOSE, options, stub_race
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
+from spoiling import quantizer, turned, use
 
 from cir_rt.bundle import open_bundle
-from cir_rt.calibration.recipe import Recipe
 from cir_rt.errors import CirRtError, GateError
 from cir_rt.export.build import BuildReport, build_engine
-
-Feeds = Sequence[dict[str, np.ndarray]]
-
-
-def quantizer(change: Callable[[onnx.ModelProto], None], role: str = "image") -> type:
-    """Return one that spoils the role's graph and copies the other."""
-
-    class Spoiler:
-        def __init__(self, graph: Path, feeds: Feeds) -> None:
-            assert feeds
-            self.graph = graph
-
-        def write(self, recipe: Recipe, out: Path) -> int:
-            model = onnx.load(self.graph)
-            if self.graph.name.startswith(role):
-                change(model)
-            onnx.save(model, out)
-            return 1
-
-    return Spoiler
 
 
 def blinded(model: onnx.ModelProto) -> None:
@@ -53,20 +33,6 @@ def broken(model: onnx.ModelProto) -> None:
         values = numpy_helper.to_array(tensor)
         if values.ndim == 2:
             tensor.CopyFrom(numpy_helper.from_array(np.nan * values, tensor.name))
-
-
-def turned(model: onnx.ModelProto) -> None:
-    """Negate every vector: at peace with itself, but not with an FP32 gallery."""
-    (output,) = model.graph.output
-    for node in model.graph.node:
-        for k, name in enumerate(node.output):
-            if name == output.name:
-                node.output[k] = "before"
-    model.graph.node.append(helper.make_node("Neg", ["before"], [output.name]))
-
-
-def use(monkeypatch: pytest.MonkeyPatch, replacement: type) -> None:
-    monkeypatch.setattr("cir_rt.export.build.candidates.Quantizer", replacement)
 
 
 def test_the_twins_are_found(twins: Path, tmp_path: Path) -> None:

@@ -13,17 +13,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from builds import LOOSE, options
 from command_line import THREADS, json_of, refused, run
 from onnx import helper
-from rerank_models import untrained_reranker
 
 from cir_rt.bundle import Bundle, open_bundle
 from cir_rt.calibration.gate import Duel
 from cir_rt.calibration.margin import cascaded
 from cir_rt.config import to_dict
-from cir_rt.errors import BackendMissing, BundleError, DataError, GateError, UsageError
+from cir_rt.errors import BundleError, DataError, GateError, UsageError
 from cir_rt.export.build import BuildOptions, BuildReport, build_engine
 from cir_rt.export.build.graphs import graphs_of, reranker_of
 from cir_rt.export.build.reranker import forms
@@ -31,8 +29,6 @@ from cir_rt.export.checkpoint import Checkpoint, open_checkpoint
 from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.evaluate import ask, open_model, report
 from cir_rt.export.models.scorer import Scorer, open_scorer
-from cir_rt.export.models.storage import load_reranker
-from cir_rt.export.onnx_export.reranker import export_reranker
 from cir_rt.export.rerank import reranked
 from cir_rt.export.runtime_scorer import RuntimeScorer
 from cir_rt.rerank import Reranker
@@ -68,21 +64,6 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(forms, "write_rerank_graphs", spoilt)
 
 
-@pytest.fixture(scope="module")
-def reranker(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A re-ranker that nobody trained, over the trained image tower."""
-    return untrained_reranker(checkpoint, tmp_path_factory.mktemp("reranker"))
-
-
-@pytest.fixture(scope="module")
-def carrying(graphs: Path, reranker: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Graphs that carry the re-ranker."""
-    folder = shutil.copytree(graphs, tmp_path_factory.mktemp("carrying") / "graphs")
-    tokenizer = reranker.folder / "tokenizer.json"
-    export_reranker(load_reranker(reranker), tokenizer, folder, torch.float32)
-    return folder
-
-
 @pytest.fixture(scope="module", params=["plain", "absorbed"])
 def ranking(
     request: pytest.FixtureRequest, carrying: Path, tmp_path_factory: pytest.TempPathFactory
@@ -91,7 +72,8 @@ def ranking(
     out = tmp_path_factory.mktemp("ranking") / "made.cir"
     with pytest.MonkeyPatch.context() as monkeypatch:
         stub_race(monkeypatch, 2.0 if request.param == "plain" else 0.5)
-        settings = options("fp32", max_recall_drop=LOOSE, keep_slower=True)
+        near = 0.0 if request.param == "plain" else 3.0
+        settings = options("fp32", max_recall_drop=LOOSE, keep_slower=True, prune_weight=near)
         yield out, build_engine(carrying, out, settings)
 
 
@@ -175,16 +157,24 @@ class Decoded:
         return self.stored.rows.decode(self.stored.read(sources))
 
     def score(
-        self, reference: np.ndarray, texts: Sequence[str], candidates: np.ndarray
+        self,
+        reference: np.ndarray,
+        texts: Sequence[str],
+        candidates: np.ndarray,
+        pruned: np.ndarray | float = 0.0,
     ) -> np.ndarray:
-        return self.exact.score(reference, texts, candidates)
+        return self.exact.score(reference, texts, candidates, pruned)
 
 
 def test_recall_is_that_of_pytorch(
     ranking: tuple[Path, BuildReport], reranker: Checkpoint, drawn: Dataset
 ) -> None:
     split, bundle = drawn.split("val"), open_bundle(ranking[0])
-    scorer = Decoded(RuntimeScorer.open(bundle, threads=1), open_scorer(reranker))
+    assert bundle.manifest.rerank
+    near = bundle.manifest.rerank.prune_weight
+    assert near == (3.0 if form_of(bundle) == "absorbed" else 0.0)
+    exact = open_scorer(reranker, prune_weight=near)
+    scorer = Decoded(RuntimeScorer.open(bundle, threads=1), exact)
     pruned = ask(open_model(ranking[0], threads=1), drawn, split)
     wanted = report(reranked(pruned, scorer, drawn, split, 10), drawn.name, split, rerank=10)
     asked = ("evaluate", ranking[0], "--data", drawn.folder, THREADS, "--json")
@@ -192,7 +182,7 @@ def test_recall_is_that_of_pytorch(
     usual, none = json_of(run(*asked)), json_of(run(*asked, "--rerank", 0))
     assert (usual["rerank"], none["rerank"]) == (50, 0)
     assert usual["recall"]["R@50"] == none["recall"]["R@50"]  # the same fifty
-    if bundle.manifest.rerank and bundle.manifest.rerank.margin is None:
+    if bundle.manifest.rerank.margin is None:
         refused(run(*asked[:-1], "--mode", "fast"), 2, "mode is fast")
     else:
         assert json_of(run(*asked, "--mode", "fast"))["rerank"] == 50
@@ -350,8 +340,9 @@ def test_what_goes_not_together_is_refused_before_any_work(
     out = tmp_path / "made.cir"
     with pytest.raises(UsageError, match=r"exported graphs, which carry their own re-ranker"):
         build_engine(carrying, out, options("fp32"), reranker=reranker.folder)
-    with pytest.raises(BackendMissing, match=r"builds no re-rankers yet.*--no-rerank"):
-        build_engine(carrying, out, BuildOptions(backend="tensorrt"))
+    said = r"no re-ranker in INT8 on cuda.*--precision fp16 or --precision fp32.*--no-rerank"
+    with pytest.raises(UsageError, match=said):
+        build_engine(carrying, out, BuildOptions(backend="tensorrt", precision="int8"))
     assert not list(tmp_path.iterdir())
 
 

@@ -96,11 +96,15 @@ def test_a_plan_and_its_facts(compiler: Compiler, graph: Path) -> None:
 
 def test_options_reach_the_builder(compiler: Compiler, graph: Path) -> None:
     assert compiler.facts(compiler(graph))["flags"] == []  # TF32 is on unless it is cleared
-    plan = compiler(graph, tf32=True, version_compatible=True, workspace_mb=64, level=5)
+    compatible = not compiler.cross_builds
+    plan = compiler(graph, tf32=True, version_compatible=compatible, workspace_mb=64, level=5)
     facts = compiler.facts(plan)
-    assert facts["flags"] == ["TF32", "VERSION_COMPATIBLE"]
+    assert facts["flags"] == ["TF32", *(["VERSION_COMPATIBLE"] * compatible)]
     assert facts["limits"] == {"WORKSPACE": 64 << 20}
-    assert plan.version_compatible
+    assert plan.version_compatible == compatible
+    if not compatible:
+        with pytest.raises(UsageError, match="TensorRT-RTX has no lean runtime"):
+            compiler(graph, version_compatible=True)
 
 
 def test_a_network_is_strongly_typed(
@@ -132,7 +136,7 @@ def test_what_a_plan_depends_on_names_it(compiler: Compiler, graph: Path, tmp_pa
         compiler(graph).file,
         compiler(graph, profiles=BUCKETS[:1]).file,
         compiler(graph, level=4).file,
-        compiler(graph, version_compatible=True).file,
+        compiler(graph, tf32=True).file,
         compiler(other).file,
     }
     compiler.trt.__version__ = "99.0.0"
@@ -280,6 +284,11 @@ def test_hardware_compatibility(compiler: Compiler, graph: Path) -> None:
             compiler(graph, hardware="ampere_plus")
         return
     assert compiler(graph, hardware="ampere_plus").hardware == "ampere_plus"
+    for capability, told in (("sm_75", "T4"), ("sm_87", "Jetson Orin"), ("sm_110", "Jetson Thor")):
+        compiler.gpu.capability = capability
+        with pytest.raises(UsageError, match=rf"ampere_plus.*{capability} \({told}"):
+            compiler(graph, hardware="ampere_plus")
+    compiler.gpu.capability = "sm_89"
     if compiler.trt.__version__.startswith("10.3"):
         with pytest.raises(UsageError, match=r"has no hardware 'same.*: ampere_plus, none"):
             compiler(graph, hardware="same_compute_capability")

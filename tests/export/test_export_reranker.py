@@ -89,7 +89,7 @@ def test_a_form_that_strays_leaves_no_graphs(
     monkeypatch.setattr(
         module, "write_rerank_graphs", lambda model, *args, **named: write(other, *args, **named)
     )
-    monkeypatch.setattr(folder_module, "_export_towers", lambda model, stored: {})
+    monkeypatch.setattr(folder_module, "_export_roles", lambda model, stored: {})
     with pytest.raises(CheckpointError, match=r"rerank plain: the graph differs from PyTorch"):
         export_graphs(fresh, tmp_path / "graphs", reranker=reranker)
     assert not list((tmp_path / "graphs").rglob("*.onnx"))

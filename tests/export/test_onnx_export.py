@@ -20,7 +20,7 @@ from cir_rt.export.data.dataset import Dataset
 from cir_rt.export.models.storage import load_model
 from cir_rt.export.models.systems import CirModel
 from cir_rt.export.onnx_export import Parity, export_graphs
-from cir_rt.export.onnx_export.folder import compare_tower
+from cir_rt.export.onnx_export.folder import compare_role
 
 ROLES = ("image", "text")
 
@@ -144,10 +144,10 @@ def test_altered_weights_are_found_by_the_comparison(
     data[-80_000:] = bytes(80_000)
     (folder / "model.safetensors").write_bytes(data)
     with pytest.raises(CheckpointError, match=r"differs from PyTorch by .*, the limit is 0\.0001"):
-        compare_tower(modules(graphs), role, folder / f"{role}.onnx", real=[])
+        compare_role(modules(graphs), role, folder / f"{role}.onnx", real=[])
 
 
 def test_other_systems_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    other = replace(checkpoint, config=replace(checkpoint.config, system="limn"))
-    with pytest.raises(CheckpointError, match="a checkpoint of limn"):
+    other = replace(checkpoint, config=replace(checkpoint.config, system="rerank"))
+    with pytest.raises(CheckpointError, match=r"a checkpoint of rerank\. Bundles serve prog.*limn"):
         export_graphs(other, tmp_path)

@@ -16,6 +16,7 @@ from typing import Any
 import fake_trt_build
 import fake_trt_run
 import fake_trt_types
+import onnx
 from fake_gpu import FakeGpu
 from fake_trt_types import MAGIC
 from trt_surface import CLASSES, module, recorded
@@ -44,5 +45,14 @@ def fake_trt(surface: str, gpu: FakeGpu) -> ModuleType:
 
 def plan_facts(plan: Path) -> dict[str, Any]:
     """Return what a fake plan says of its build."""
-    facts: dict[str, Any] = json.loads(plan.read_bytes()[len(MAGIC) :].split(b"\n", 2)[1])
+    facts: dict[str, Any] = json.loads(_parts(plan)[1])
     return facts
+
+
+def plan_graph(plan: Path) -> onnx.GraphProto:
+    """Return the graph that a fake plan is."""
+    return onnx.load_from_string(_parts(plan)[2]).graph
+
+
+def _parts(plan: Path) -> list[bytes]:
+    return plan.read_bytes()[len(MAGIC) :].split(b"\n", 2)

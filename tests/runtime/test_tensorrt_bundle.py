@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run
 from fake_gpu import FakeGpu
-from fake_trt import fake_trt
+from fake_trt import fake_trt, plan_facts
 
 from cir_rt.bundle import open_bundle, write_manifest
 from cir_rt.config import from_dict, to_dict
@@ -140,6 +142,50 @@ def test_without_a_gpu_the_bundle_says_so(compiled: Path, monkeypatch: pytest.Mo
         Encoder.open(open_bundle(compiled), device="cpu")
 
 
+def test_compatible_plans_are_built_and_recorded(
+    gpu: FakeGpu, graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "capability", "sm_89")
+    asked = ("--backend", "tensorrt", "--precision", "fp32", "--threads", "1", "--keep-slower")
+    wide = ("--version-compatible", "--hardware", "ampere_plus")
+    files = set()
+    for more, hardware in (((), "none"), (wide, "ampere_plus")):
+        out = tmp_path / f"{hardware}.cir"
+        told = run("build-engine", graphs, "--out", out, *asked, *more)
+        assert told.exit_code == 0, told.output
+        plan = open_bundle(out).manifest.roles["image"].plan
+        assert plan is not None
+        assert (plan.hardware, plan.version_compatible) == (hardware, bool(more))
+        files.add(plan.sha256)
+        flags = plan_facts(out / plan.file)["flags"]
+        assert ("VERSION_COMPATIBLE" in flags) == bool(more)
+    assert len(files) == 2
+    monkeypatch.setattr(gpu, "capability", "sm_120")
+    engine = Encoder.open(open_bundle(tmp_path / "ampere_plus.cir"), device="cuda")
+    engine.close()
+    with pytest.raises(EngineMismatch, match=r"built for sm_89 .*this machine is sm_120"):
+        Encoder.open(open_bundle(tmp_path / "none.cir"), device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"version_compatible": True}, "'onnxruntime' makes no plans.*--backend tensorrt"),
+        ({"hardware": "ampere_plus"}, "'onnxruntime' makes no plans"),
+        ({"backend": "tensorrt-rtx", "hardware": "ampere_plus"}, "every GPU that --arch names"),
+        ({"backend": "tensorrt-rtx", "version_compatible": True}, "no lean runtime"),
+        (
+            {"backend": "tensorrt", "hardware": "ampere_plus", "precision": "fp8"},
+            r"FP8 needs sm_89.*--precision fp16",
+        ),
+        ({"backend": "tensorrt", "hardware": "all"}, "'all' is not known.*ampere_plus"),
+    ],
+)
+def test_what_is_not_compatible_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        BuildOptions(**options)
+
+
 def test_another_gpu_cannot_be_built_for(gpu: FakeGpu, graphs: Path, tmp_path: Path) -> None:
     options = BuildOptions(backend="tensorrt", arch=("sm_110",), **LOOSE)
     with pytest.raises(BackendMissing, match=r"sm_87 \(Orin\).*sm_110 \(Jetson Thor\)"):
@@ -147,7 +193,7 @@ def test_another_gpu_cannot_be_built_for(gpu: FakeGpu, graphs: Path, tmp_path: P
 
 
 def test_a_cpu_has_no_arch() -> None:
-    with pytest.raises(UsageError, match="Leave --arch out"):
+    with pytest.raises(UsageError, match=r"makes no plans\. Leave --arch, "):
         BuildOptions(arch=("sm_89",))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from cir_rt.calibration.gate import cosines
 from cir_rt.calibration.quantize import quantizable
 from cir_rt.calibration.recipe import Recipe, candidates
 from cir_rt.calibration.samples import Samples
+from cir_rt.export.build.backends.sizes import Sizes
 from cir_rt.export.build.candidates import Candidate, QuantizedGraphs, measured
 from cir_rt.export.build.options import BuildOptions
 from cir_rt.machine import instruction_set, versions
@@ -29,7 +29,7 @@ class OnnxRuntimeBackend:
     timed = True
 
     def __init__(
-        self, options: BuildOptions, samples: Samples, scratch: Path, limits: Mapping[str, int]
+        self, options: BuildOptions, samples: Samples, scratch: Path, sizes: Sizes
     ) -> None:
         self.options = options
         self._graphs = QuantizedGraphs(samples, scratch)
@@ -59,6 +59,10 @@ class OnnxRuntimeBackend:
         if probe is not None:
             path.unlink()  # a search tries a dozen, each as large as the model
         return found
+
+    def opened(self, role: str, path: Path, precision: str) -> Candidate:
+        """Return a graph that is already in that precision."""
+        return measured(role, path, (), self.options.threads, precision)
 
     def _smoothed(self, reference: Candidate, way: Candidate) -> Candidate:
         """Return the way with outlier channels folded, where that brings it nearer to FP32.

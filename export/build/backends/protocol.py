@@ -12,7 +12,7 @@ from cir_rt.export.build.candidates import Candidate
 
 
 class Backend(Protocol):
-    """Made with (BuildOptions, Samples, scratch folder, limits) for one target.
+    """Made with (BuildOptions, Samples, scratch folder, sizes) for one target.
 
     A candidate's engine is what measures it here. Where the target is not this machine's device
     (`timed` is False), that may be another engine over the same graph: recall and cosine are then
@@ -42,6 +42,9 @@ class Backend(Protocol):
 
         With `probe`, its vectors are of the first calibration batches that hold so many inputs.
         """
+
+    def opened(self, role: str, path: Path, precision: str) -> Candidate:
+        """Return a graph that is already in that precision; nothing is run through it here."""
 
     def install(self, candidate: Candidate, folder: Path) -> str:
         """Write what the bundle in `folder` needs of the candidate; return the engine's file."""

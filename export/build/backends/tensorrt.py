@@ -9,7 +9,6 @@ arithmetic, and no latency is known.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,35 +19,33 @@ from cir_rt.bundle import Target
 from cir_rt.calibration.fitness import unfit_for_tensorrt
 from cir_rt.calibration.recipe import Recipe, tensorrt_candidates
 from cir_rt.calibration.samples import Samples
-from cir_rt.engines.plan import Plan, Profile, Range
-from cir_rt.engines.protocol import Engine
+from cir_rt.engines.plan import Plan
 from cir_rt.engines.tensorrt import TensorRtEngine
 from cir_rt.engines.tensorrt_packages import PACKAGES
 from cir_rt.errors import BackendMissing, CompileError
+from cir_rt.export.build.backends.sizes import Sizes, profiles
 from cir_rt.export.build.candidates import Candidate, Feeds, QuantizedGraphs, measured, vectors
 from cir_rt.export.build.options import BuildOptions
 from cir_rt.export.compile.compiler import compile_plan
-from cir_rt.export.compile.options import CompileOptions, capabilities
+from cir_rt.export.compile.options import capabilities
 from cir_rt.kernels.build import default_cache
 from cir_rt.kernels.cuda import Device, device_index
 from cir_rt.machine import versions
-
-TUNED_BATCHES = (1, 8)  # a profile each: one for the single query, one for indexing
 
 
 class TensorRtBackend:
     """Candidates for TensorRT or TensorRT-RTX."""
 
     def __init__(
-        self, options: BuildOptions, samples: Samples, scratch: Path, limits: Mapping[str, int]
+        self, options: BuildOptions, samples: Samples, scratch: Path, sizes: Sizes
     ) -> None:
-        """`limits` is the largest size of each free dimension, by its name.
+        """`sizes` are those that each free dimension may take, by its name.
 
         Raises BackendMissing where the package or, for TensorRT itself, the GPU is not there.
         """
-        self.options, self.limits = options, limits
+        self.options, self.sizes = options, sizes
         self.package = PACKAGES[options.backend]
-        self._settings = CompileOptions(package=options.backend, arch=options.arch)
+        self._settings = options.compiling()
         self.capabilities = capabilities(self._settings)
         self.version = self.package.load().__version__
         self.timed = self._here() in self.capabilities
@@ -59,7 +56,8 @@ class TensorRtBackend:
         """Return the reference on the GPU, where it is at hand."""
         if not self.timed:
             return reference
-        return self._on_gpu(reference, "fp32", self._graphs.feeds(reference.role))
+        feeds = self._graphs.feeds(reference.role)
+        return self._on_gpu(reference.role, reference.path, "fp32", None, feeds)
 
     def candidates(self, reference: Candidate, precision: str) -> list[Candidate]:
         """Return the graphs in a precision by name; none for FP32.
@@ -83,12 +81,12 @@ class TensorRtBackend:
         path = self._graphs.write(exact, recipe)
         if path is None:
             return None
-        if faults := unfit_for_tensorrt(onnx.load(path)):
-            raise CompileError(f"{path.name}: {'; '.join(faults)}")
         feeds = self._graphs.feeds(exact.role, probe)
-        if self.timed:
-            return self._on_gpu(replace(exact, path=path, recipe=recipe), recipe.precision, feeds)
-        return measured(exact.role, path, feeds, self.options.threads, recipe.precision, recipe)
+        return self._measured(exact.role, path, recipe.precision, recipe, feeds)
+
+    def opened(self, role: str, path: Path, precision: str) -> Candidate:
+        """Return a graph that is already in that precision."""
+        return self._measured(role, path, precision, None, ())
 
     def install(self, candidate: Candidate, folder: Path) -> str:
         """Copy the plan; its facts are `plan`'s."""
@@ -122,30 +120,35 @@ class TensorRtBackend:
         gpu.close()
         return gpu.capability
 
-    def _on_gpu(self, candidate: Candidate, precision: str, feeds: Feeds) -> Candidate:
-        """Return the candidate as its plan, measured on the GPU."""
-        plan = self._compiled(candidate.path)
-        path, device = default_cache() / plan.file, self.options.device
-        engine: Engine = TensorRtEngine(path, plan, device=device)
-        found = vectors(engine, feeds) if feeds else candidate.vectors
-        return replace(candidate, precision=precision, engine=engine, vectors=found)
+    def _measured(
+        self, role: str, path: Path, precision: str, recipe: Recipe | None, feeds: Feeds
+    ) -> Candidate:
+        """Return a graph that TensorRT takes, measured on the GPU where it is at hand."""
+        if faults := unfit_for_tensorrt(onnx.load(path)):
+            raise CompileError(f"{path.name}: {'; '.join(faults)}")
+        if self.timed:
+            return self._on_gpu(role, path, precision, recipe, feeds)
+        return measured(role, path, feeds, self.options.threads, precision, recipe)
+
+    def _on_gpu(
+        self, role: str, path: Path, precision: str, recipe: Recipe | None, feeds: Feeds
+    ) -> Candidate:
+        """Return a graph as its plan, measured on the GPU."""
+        plan = self._compiled(path)
+        engine = TensorRtEngine(default_cache() / plan.file, plan, device=self.options.device)
+        return Candidate(
+            role=role,
+            precision=precision,
+            path=path,
+            engine=engine,
+            recipe=recipe,
+            vectors=vectors(engine, feeds),
+        )
 
     def _compiled(self, path: Path) -> Plan:
         if path not in self._plans:
-            settings = replace(self._settings, profiles=self._profiles(path))
+            graph = onnx.load(path, load_external_data=False).graph
+            free = {d.dim_param for i in graph.input for d in i.type.tensor_type.shape.dim} - {""}
+            settings = replace(self._settings, profiles=profiles(free, self.sizes))
             self._plans[path] = compile_plan(path, default_cache(), settings)
         return self._plans[path]
-
-    def _profiles(self, path: Path) -> tuple[Profile, ...]:
-        """Return a profile for each tuned batch; other free dimensions are tuned to their limit."""
-        graph = onnx.load(path, load_external_data=False).graph
-        dims = {d.dim_param for i in graph.input for d in i.type.tensor_type.shape.dim}
-        rest = {
-            name: Range(minimum=1, optimum=self.limits[name], maximum=self.limits[name])
-            for name in sorted(dims - {"", "batch"})
-        }
-        most = self.limits["batch"]
-        return tuple(
-            {"batch": Range(minimum=1, optimum=tuned, maximum=1 if tuned == 1 else most), **rest}
-            for tuned in TUNED_BATCHES
-        )

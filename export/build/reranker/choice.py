@@ -45,18 +45,19 @@ def choose_way(
     allowed: Sequence[Form],
     images: Sequence[Candidate],
     judge: RerankJudge,
-    race: RerankRace,
+    race: RerankRace | None,
 ) -> RerankChoice:
     """Try forms and image engines, the fastest first, until every gate is open.
 
     `allowed` are the forms that the precision allows, the simplest first, `images` the image
-    engines, the fastest first. Where no way opens every gate, the last one stays.
+    engines, the fastest first. Where no way opens every gate, the last one stays. Without a race
+    the forms are tried as they come.
     """
     exact = judge.indexer
     duels = {
         form.name: race(Way(form=plain, image=exact), Way(form=form, image=exact))
         for form in allowed
-        if form is not plain
+        if race and form is not plain
     }
     notes = [
         f"rerank: {name} {d.after_ms:.2f} ms against {PLAIN} {d.before_ms:.2f} ms"
@@ -64,7 +65,7 @@ def choose_way(
     ]
     order = _fastest_first(allowed, duels)
     tried, told = _until_open([Way(form=f, image=i) for f in order for i in images], judge)
-    points = [_point(way, tried[-1], judge, duels) for way in tried]
+    points = [_point(way, tried[-1], judge, duels) for way in tried if duels]
     return RerankChoice(way=tried[-1], duels=duels, notes=[*notes, *told], frontier=points)
 
 
@@ -75,8 +76,9 @@ def image_engines(
 
     Raises CheckpointError where a precision asked for by name has nothing to serve.
     """
+    here = backend.fp32(exact)
     if options.precision == "fp32":
-        return [exact]
+        return [here]
     ways = backend.candidates(exact, options.precision)
     if options.precision != "auto":
         if not ways:
@@ -84,12 +86,12 @@ def image_engines(
             raise CheckpointError(f"rerank_image: the graph has nothing that {asked} could serve.")
         entrants = ways
     else:
-        entrants = [exact, *ways]
+        entrants = [here, *ways] if backend.timed else ways[:1] or [here]
     best = entrants[0]
-    for way in entrants[1:]:
+    for way in entrants[1:] if backend.timed else ():
         if race({exact.role: best.engine}, {exact.role: way.engine}).won:
             best = way
-    return [best] if best is exact or options.precision != "auto" else [best, exact]
+    return [best] if best is here or options.precision != "auto" else [best, here]
 
 
 def _fastest_first(forms: Sequence[Form], duels: Mapping[str, Duel]) -> list[Form]:

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import onnx
 
+from cir_rt.buckets import bucket_lengths
 from cir_rt.bundle import RerankSettings, is_bundle, open_bundle, sha256
 from cir_rt.calibration.gate import Gate, check, latency_gate, recall_drop
 from cir_rt.calibration.margin import find_margin
-from cir_rt.calibration.samples import BATCH, Samples
+from cir_rt.calibration.samples import Samples
 from cir_rt.cascade import survivors
-from cir_rt.errors import BackendMissing, CirRtError
+from cir_rt.engines.plan import Range
+from cir_rt.errors import CirRtError
 from cir_rt.export.build.backends import open_backend
 from cir_rt.export.build.backends.protocol import Backend
+from cir_rt.export.build.backends.sizes import BATCHES, rising
 from cir_rt.export.build.calibration_set import CalibrationSet
 from cir_rt.export.build.candidates import Candidate, measured, reference
 from cir_rt.export.build.fingerprint import fingerprint
@@ -65,15 +68,6 @@ class BuiltReranker:
         )
 
 
-def check_backend(options: BuildOptions) -> None:
-    """Raise BackendMissing for a backend that re-rankers are not built for."""
-    if options.backend != "onnxruntime":
-        raise BackendMissing(
-            f"backend '{options.backend}' builds no re-rankers yet. Leave the re-ranker out:  "
-            "--no-rerank  or build for ONNX Runtime:  --backend onnxruntime"
-        )
-
-
 def build_reranker(
     graphs: Checkpoint,
     calibration: CalibrationSet,
@@ -107,20 +101,28 @@ class _Build:
         exact = reference(IMAGE, graphs.folder, scratch, samples.feeds(IMAGE), options.threads)
         indexer = _merged(exact, samples, scratch, options)
         places, width = indexer.engine.outputs[0].shape[1:]
-        self.settings = RerankSettings(places=places, width=width)
+        self.settings = RerankSettings(
+            places=places, width=width, prune_weight=options.prune_weight
+        )
         self.fingerprint = fingerprint(graphs, merged=None if indexer is exact else places)
-        self.backend = open_backend(options, samples, scratch, {"batch": BATCH})
+        sizes = {
+            "batch": BATCHES,
+            "candidates": rising(self.settings.buckets),
+            "length": rising(bucket_lengths(graphs.config.context)),
+            "places": (Range(minimum=places, optimum=places, maximum=places),),
+        }
+        self.backend = open_backend(options, samples, scratch, sizes)
         self.images = image_engines(indexer, self.backend, Race(samples, (IMAGE,)), options)
-        whole = open_form(graphs, PLAIN, scratch, options.threads, tokens="float")
+        whole = open_form(graphs, PLAIN, scratch, self._on_cpu, tokens="float")
         way = Way(form=whole, image=exact)
         self.judge = RerankJudge(graphs, calibration, pruned, way, indexer, self.settings, options)
-        self.race = RerankRace(self.judge, self.settings)
-        names = dict.fromkeys([PLAIN, *forms_in(options.precision)])
-        self.forms = {name: open_form(graphs, name, scratch, options.threads) for name in names}
+        self.race = RerankRace(self.judge, self.settings) if self.backend.timed else None
+        names = dict.fromkeys([PLAIN, *forms_in(options)])
+        self.forms = {name: open_form(graphs, name, scratch, self.backend.opened) for name in names}
 
     def proven(self, out: Path) -> BuiltReranker:
         """Choose a way and hold it to every gate."""
-        allowed = [self.forms[name] for name in forms_in(self.options.precision)]
+        allowed = [self.forms[name] for name in forms_in(self.options)]
         choice = choose_way(self.forms[PLAIN], allowed, self.images, self.judge, self.race)
         verdict = self.judge.verdict(choice.way)
         check(verdict.gates)
@@ -140,13 +142,16 @@ class _Build:
             notes=[*choice.notes, f"rerank: {choice.way}", *self._worth(verdict), *notes],
         )
 
+    def _on_cpu(self, role: str, path: Path, precision: str) -> Candidate:
+        return measured(role, path, (), self.options.threads, precision)
+
     def _latency_gates(self, choice: RerankChoice, out: Path) -> tuple[Gate, ...]:
         """Hold the way against the plain form, and against the bundle that stands at `out`."""
         gates = []
         if choice.duel:
             gates.append(latency_gate(choice.duel, "one query re-ranked"))
-        old = _standing(out, choice.way, self.fingerprint, self.options)
-        if old:
+        old = _standing(out, choice.way, self.fingerprint, self.options) if self.race else None
+        if old and self.race:
             run = self.race.against(old, choice.way)
             gates.append(latency_gate(run, f"one query re-ranked, beside that of {out}"))
             old.close()
@@ -165,12 +170,13 @@ class _Build:
             limit=self.judge.limit,
         )
         settings = replace(self.settings, margin=found.margin)
-        shares = [survivors(row, found.margin, settings.least).mean() for row in early]
-        usual = int(np.abs(np.asarray(shares) - found.share).argmin())
-        run = self.race.cascade(way, settings, usual)
-        told = f"rerank: fast {run.after_ms:.2f} ms against exact {run.before_ms:.2f} ms, "
-        told += f"{found.share:.0%} of the candidates at full depth"
-        if not run.won:
+        told, run = f"rerank: fast, {found.share:.0%} of the candidates at full depth", None
+        if self.race:
+            shares = [survivors(row, found.margin, settings.least).mean() for row in early]
+            usual = int(np.abs(np.asarray(shares) - found.share).argmin())
+            run = self.race.cascade(way, settings, usual)
+            told += f": {run.after_ms:.2f} ms against exact {run.before_ms:.2f} ms"
+        if not (run.won if run else found.share < 1):
             return self.settings, None, [f"{told}: no gain, left out"]
         facts = {
             "early_layers": RerankWeights.read(self.graphs).early_layers,
@@ -178,7 +184,10 @@ class _Build:
             "least": settings.least,
             "share": round(found.share, 4),
             "lost": round(found.lost, 2),
-            "latency_ms": {"exact": round(run.before_ms, 3), "fast": round(run.after_ms, 3)},
+            "latency_ms": {
+                "exact": run and round(run.before_ms, 3),
+                "fast": run and round(run.after_ms, 3),
+            },
         }
         return settings, facts, [told]
 
@@ -195,7 +204,7 @@ class _Build:
 
     def _quality(self, verdict: RerankVerdict, choice: RerankChoice) -> dict[str, Any]:
         """Return what was measured, by the names that the manifest gives it."""
-        per_candidate = self.race.buckets(choice.way)
+        per_candidate = self.race.buckets(choice.way) if self.race else {}
         return {
             "form": choice.way.form.name,
             "candidates": self.judge.count,
@@ -231,7 +240,7 @@ def _standing(folder: Path, way: Way, tokens: str, options: BuildOptions) -> Run
         bundle = open_bundle(folder)
         if bundle.manifest.fingerprints.tokens != tokens:
             return None
-        if sha256(bundle.path(bundle.role("rerank").file)) == sha256(way.form.files["rerank"]):
+        if sha256(bundle.path(bundle.role("rerank").file)) == sha256(way.form.parts["rerank"].path):
             return None
         return RuntimeScorer.open(bundle, device=options.device, threads=options.threads)
     except CirRtError:
