@@ -16,9 +16,9 @@ from recording import keep
 
 from cir_rt.gallery import Gallery
 from cir_rt.machine import environment
+from cir_rt.percentile import percentile
 from cir_rt.profile.cold_start import cold_starts, medians
 from cir_rt.profile.questions import drawn
-from cir_rt.profile.statistics import percentile
 
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 
@@ -29,6 +29,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 @click.option("--runs", default=500, show_default=True)
 @click.option("--processes", default=5, show_default=True)
 @click.option("--threads", default=2, show_default=True)
+@click.option("--rerank", type=int, help="Candidates re-ranked.  [default: as the bundle says]")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--record", is_flag=True, help="Write it under benchmarks/results/ too.")
 def main(
@@ -37,6 +38,7 @@ def main(
     runs: int,
     processes: int,
     threads: int,
+    rerank: int | None,
     as_json: bool,
     record: bool,
 ) -> None:
@@ -45,12 +47,14 @@ def main(
         size = len(opened)
         (question,) = drawn(opened, np.random.default_rng(0), reference="picture", count=1)
     opening = {"bundle": str(bundle), "gallery": str(gallery), "threads": threads}
-    starts = cold_starts(opening, question, {}, processes=processes, runs=runs)
+    search = {"rerank": rerank}
+    starts = cold_starts(opening, question, search, processes=processes, runs=runs)
     totals = np.array([ms for start in starts for ms in start.steady_ms])
     parts = medians(starts)
     result = {
         "gallery": size,
         "threads": threads,
+        "rerank": rerank,
         **{name: parts[name] for name in ("import_ms", "open_ms", "first_query_ms")},
         "first_answer_s": round(max(start.first_answer_ms for start in starts) / 1000, 3),
         "query_ms": {f"p{q}": round(percentile(totals, q), 3) for q in (50, 90, 99)},

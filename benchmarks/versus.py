@@ -9,7 +9,8 @@ Runtime. `exact` is the form named by --form on INT8 tokens, all places of a pic
 --share goes the full depth. Weights are random unless --reranker names a checkpoint, and time does
 not depend on them: the share has to come from a trained model, and `fast_whole_ms` says beside it
 what all candidates at the full depth cost. On --device cuda everything is FP16, `exact` and `fast`
-replay CUDA graphs, and both read the form --form without its -int8.
+replay CUDA graphs, and both read the form --form without its -int8. Multiplications a query and a
+second stand beside the times; on a GPU also their share of --peak.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import arithmetic
 import click
 import numpy as np
 import onnx
@@ -90,6 +92,7 @@ class Settings:
     device: str
     threads: int
     runs: int
+    peak: float | None  # TMAC/s of the device; None: measured on a GPU, unknown of a CPU
 
 
 class Model(nn.Module):
@@ -114,6 +117,7 @@ class Model(nn.Module):
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--runs", default=5, show_default=True, help="Of each side, after one that warms up.")
+@click.option("--peak", type=float, help="The device's TMAC/s.  [default: a GPU's is measured]")
 @click.option("--layers", type=int, help="Fewer for a trial.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result only.")
 @click.option("--record", is_flag=True, help="Write it under benchmarks/results/ too.")
@@ -197,7 +201,28 @@ def compare(
             result[f"ratio_{name}"], result["spread"][name] = ratio(times["eager"], taken)
     per_candidate = {n: statistics.median(ms) / settings.candidates for n, ms in times.items()}
     result["per_candidate_ms"] = {name: round(ms, 3) for name, ms in per_candidate.items()}
-    return result | {"compile_missing": missing}
+    work = multiplied(published, places, settings, scratch)
+    most = arithmetic.peak(settings.device, settings.peak)
+    return result | {"compile_missing": missing} | arithmetic.pace(work, times, most)
+
+
+def multiplied(
+    published: Published, places: int, settings: Settings, scratch: Path
+) -> dict[str, int]:
+    """Return every side's multiply-accumulates of a query; `fast` is missing without a cascade."""
+    work = dict.fromkeys(("eager", "compile"), arithmetic.of_module(published))
+    kept = math.ceil(settings.share * settings.candidates)
+    ways = {
+        "ort_fp32": ("plain", places, None),
+        "exact": ("exact", places, None),
+        "fast_whole": ("fast", settings.tokens, None),
+    }
+    if (scratch / "fast" / "rerank_early.onnx").exists():
+        ways["fast"] = ("fast", settings.tokens, kept)
+    for name, (folder, count, deep) in ways.items():
+        sizes = {"places": count, "length": settings.length}
+        work[name] = arithmetic.of_query(scratch / folder, sizes, settings.candidates, deep)
+    return work
 
 
 def say(stage: str, quiet: bool) -> None:

@@ -21,7 +21,8 @@ from cir_rt.export.evaluate import ask, encode, report, score
 from cir_rt.export.rerank import reranked
 from cir_rt.export.runtime_scorer import RuntimeScorer
 from cir_rt.gallery.indexing import IndexReport, Source
-from cir_rt.report import Answer, answer, contact_sheet, latency_plot, percentile
+from cir_rt.percentile import percentile
+from cir_rt.report import Answer, answer, contact_sheet, latency_plot
 from cir_rt.retriever import Retriever
 
 LOCATION = Path(next(iter(pretrained.__path__)))
@@ -42,20 +43,18 @@ class Tour:
     queries: int
     pictures: int
     timings: dict[str, list[float]]  # stage -> milliseconds, a value per query
+    pruned: dict[str, list[float]]  # the same without re-ranking; empty where there is none
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """Return the tour's figures."""
-        stages = {
-            name: {f"p{q}_ms": round(percentile(values, q), 3) for q in (50, 90, 99)}
-            for name, values in self.timings.items()
-        }
         return {
             "folder": str(self.folder),
             "queries": self.queries,
             "gallery": self.pictures,
             "recall": self.recall,
-            "stages": stages,
+            "stages": _percentiles(self.timings),
+            "stages_pruned": _percentiles(self.pruned),
             "build": self.build.to_json(),
             "seconds": round(self.seconds, 1),
         }
@@ -81,7 +80,9 @@ def tour(out: Path, *, say: Callable[[str], None] = lambda stage: None) -> Tour:
         indexed = retriever.index(sources(dataset, split), out / "garments.gallery")
     say("asking")
     with Retriever.open(out / "garments.cir", out / "garments.gallery") as retriever:
-        timings = timed(retriever, dataset, split.queries[:: max(1, len(split.queries) // TIMED)])
+        some = split.queries[:: max(1, len(split.queries) // TIMED)]
+        timings = timed(retriever, dataset, some)
+        pruned = timed(retriever, dataset, some, rerank=0) if retriever.candidates else {}
         shown = [next(q for q in split.queries if q.group == group) for group in split.galleries]
         sheet = contact_sheet(answers(retriever, dataset, shown), "cir-rt: this one, but …")
     sheet.save(out / "contact-sheet.png")
@@ -94,6 +95,7 @@ def tour(out: Path, *, say: Callable[[str], None] = lambda stage: None) -> Tour:
         queries=len(split.queries),
         pictures=len(split.pictures),
         timings=timings,
+        pruned=pruned,
         seconds=time.perf_counter() - start,
     )
 
@@ -121,17 +123,25 @@ def answers(
 
 
 def timed(
-    retriever: Retriever, dataset: Dataset, queries: Sequence[Query]
+    retriever: Retriever, dataset: Dataset, queries: Sequence[Query], rerank: int | None = None
 ) -> dict[str, list[float]]:
     """Ask each query with its picture as a file; return milliseconds by stage, after a warm-up."""
     paths = dataset.paths(q.reference for q in queries)
     for path, query in zip(paths[:10], queries[:10], strict=True):
-        retriever.search(image=path, text=query.text)
+        retriever.search(image=path, text=query.text, rerank=rerank)
     timings: dict[str, list[float]] = {}
     for path, query in zip(paths, queries, strict=True):
-        for stage, ms in retriever.search(image=path, text=query.text).timing.items():
+        hits = retriever.search(image=path, text=query.text, rerank=rerank)
+        for stage, ms in hits.timing.items():
             timings.setdefault(stage, []).append(ms)
     return timings
+
+
+def _percentiles(timings: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {f"p{q}_ms": round(percentile(values, q), 3) for q in (50, 90, 99)}
+        for name, values in timings.items()
+    }
 
 
 def _recall(

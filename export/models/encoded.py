@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +22,14 @@ class Encoded:
         """Return some of the inputs, repeats and any order allowed."""
         mask = None if self.mask is None else self.mask[rows]
         return Encoded(vectors=self.vectors[rows], tokens=self.tokens[rows], mask=mask)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """Return pictures of several batches as one."""
+        return cls(
+            vectors=torch.cat([part.vectors for part in parts]),
+            tokens=torch.cat([part.tokens for part in parts]),
+        )
 
 
 class Tower(Protocol):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cir_rt.config import from_dict
+from cir_rt.errors import ConfigError
 from cir_rt.export.models.encoded import Encoded
 from cir_rt.export.models.systems import CirModel
 from cir_rt.export.train.augment import Augment
@@ -16,12 +17,22 @@ from cir_rt.export.train.chance import Chance
 from cir_rt.export.train.examples import Examples
 from cir_rt.export.train.recipes import Recipe
 
+READ = 64  # pictures together, where a tower reads all of them once
+
 
 class Inputs:
     """Reads rows of the examples with a model's towers."""
 
     def __init__(self, model: CirModel, examples: Examples, recipe: Recipe) -> None:
+        """Raises ConfigError for `read_once` where pictures change from one batch to the next."""
+        if recipe.read_once and (recipe.augment or not recipe.frozen):
+            raise ConfigError(
+                "read_once keeps what a frozen tower read of a picture. Leave augment out and set "
+                "frozen = true, or leave read_once out."
+            )
         self.model = model
+        self.read_once = recipe.read_once
+        self._kept: Encoded | None = None
         self.examples = examples
         self.augment: Augment = from_dict(Augment, recipe.augment, "augment")
 
@@ -31,9 +42,23 @@ class Inputs:
         return next(self.model.parameters()).device
 
     def pictures(self, rows: np.ndarray, chance: Chance) -> Encoded:
-        """Read pictures, each changed in its own way; no gradient where the tower is frozen."""
+        """Read pictures, each changed in its own way; no gradient where the tower is frozen.
+
+        With `read_once` they are as they are, and read the first time only.
+        """
+        if not self.read_once:
+            return self._read(self.augment(self._pixels(rows), chance.noise))
+        if self._kept is None:
+            every = np.arange(len(self.examples.pixels))
+            parts = np.array_split(every, 1 + len(every) // READ)
+            self._kept = Encoded.joined([self._read(self._pixels(part)) for part in parts])
+        return self._kept[torch.from_numpy(rows).to(self.device)]
+
+    def _pixels(self, rows: np.ndarray) -> Tensor:
         values = self.model.config.preprocess.normalise(self.examples.pixels[rows])
-        pictures = self.augment(torch.from_numpy(values).to(self.device), chance.noise)
+        return torch.from_numpy(values).to(self.device)
+
+    def _read(self, pictures: Tensor) -> Encoded:
         learns = any(p.requires_grad for p in self.model.image.parameters())
         with (
             torch.set_grad_enabled(learns),

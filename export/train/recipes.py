@@ -36,6 +36,7 @@ class Recipe:
     vocabulary: int = 2000  # word pieces learnt from the captions and labels
     context: int = 48
     frozen: bool = False  # whether the image tower, which then needs an --init, stays as it is
+    read_once: bool = False  # a frozen tower's answers are kept in memory, without augmentation
 
     epochs: int = 60
     pictures: int = 256  # a batch's pictures; its queries are those that stay within them

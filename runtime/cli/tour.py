@@ -33,11 +33,11 @@ def demo(out: Path, as_json: bool) -> None:
     header = ["asked with", *next(iter(result.recall.values()))]
     click.echo(table(header, [[name, *r.values()] for name, r in result.recall.items()]))
     click.echo()
-    rows = [[stage, *values.values()] for stage, values in figures["stages"].items()]
-    click.echo(table(["stage (ms)", "p50", "p90", "p99"], rows))
-    click.echo(
-        f"\ncontact sheet  {out / 'contact-sheet.png'}\nlatency        {out / 'latency.png'}"
-    )
+    for title, key in (("stage (ms)", "stages"), ("not re-ranked (ms)", "stages_pruned")):
+        if figures[key]:
+            rows = [[stage, *values.values()] for stage, values in figures[key].items()]
+            click.echo(table([title, "p50", "p90", "p99"], rows) + "\n")
+    click.echo(f"contact sheet  {out / 'contact-sheet.png'}\nlatency        {out / 'latency.png'}")
     click.echo(f"{result.seconds:.0f} s in all. Ask it yourself:\n")
     click.echo(
         f"  {sys.argv[0]} search {out / 'garments.cir'} {out / 'garments.gallery'} "

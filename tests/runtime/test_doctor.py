@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from cir_rt import doctor
 from cir_rt.cli import cli
+from cir_rt.compose import WeightedComposer
 from cir_rt.encoder import Encoder
 from cir_rt.errors import BackendMissing, BundleError
 from cir_rt.export.trial import trial_encoder
@@ -163,16 +165,17 @@ def test_what_fails_says_what_to_type(machine: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize(("harm", "said"), [(np.nan, "NaN"), (-1.0, "differ.*cosine -1")])
-def test_a_wrong_answer_is_no_answer(
-    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, harm: float, said: str
-) -> None:
+def test_a_wrong_answer_is_no_answer(machine: Callable[..., None], harm: float, said: str) -> None:
     machine(EVERYTHING, [GPU])
+
+    class Harmed(WeightedComposer):
+        def __call__(self, v: Any, u: Any, weight: float | None = None) -> Any:
+            return harm * super().__call__(v, u)[0], None
 
     def damaged(backend: str, device: str) -> Encoder:
         encoder = on_the_cpu(backend, device)
         if backend == "tensorrt":
-            compose = encoder.compose
-            monkeypatch.setattr(encoder, "compose", lambda v, u: (harm * compose(v, u)[0], None))
+            encoder.compose = Harmed(encoder.compose.gate)
         return encoder
 
     state = by_name(doctor.examine(damaged))["tensorrt on cuda"]
