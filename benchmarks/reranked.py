@@ -10,14 +10,15 @@ not lie in this repository: the licence of the pictures decides what may be done
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 from recording import keep
 
-from cir_rt.bundle import open_bundle
+from cir_rt.bundle import Bundle, open_bundle
 from cir_rt.encoder import Encoder
 from cir_rt.export.build import BuildOptions, build_engine
 from cir_rt.export.checkpoint import open_checkpoint
@@ -72,9 +73,8 @@ def main(
             click.echo(f"… {stage}", err=True)
 
     dataset = open_dataset(data)
-    asked = Questions(
-        dataset, dataset.split(split), [int(count) for count in candidates.split(",")]
-    )
+    counts = [int(count) for count in candidates.split(",")]
+    asked = Questions(dataset, dataset.split(split), counts)
     say("asking in PyTorch")
     module = open_scorer(open_checkpoint(reranker), prune_weight=prune_weight, threads=threads)
     encoder = open_encoder(open_checkpoint(model), threads=threads)
@@ -83,26 +83,32 @@ def main(
     if not reuse:
         options = BuildOptions(precision=precision, prune_weight=prune_weight, threads=threads)
         build_engine(model, bundle, options, reranker=reranker, progress=say)
-    opened = open_bundle(bundle)
-    settings = opened.manifest.rerank
+    result = in_engines(asked, open_bundle(bundle), threads, say)
+    if record:
+        keep(f"reranked_{record}", result)
+    click.echo(json.dumps(result))
+
+
+def in_engines(
+    asked: Questions, bundle: Bundle, threads: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Ask a bundle in each of its modes, and return all that is known."""
+    settings = bundle.manifest.rerank
     assert settings is not None
-    pruned = list(ask(Encoder.open(opened, threads=threads), dataset, asked.split))
+    pruned = list(ask(Encoder.open(bundle, threads=threads), asked.dataset, asked.split))
     for mode in ("exact", "fast") if settings.margin is not None else ("exact",):
         say(f"asking the bundle, {mode}")
-        asked.measure(mode, pruned, RuntimeScorer.open(opened, mode=mode, threads=threads))
-    result = {
-        "dataset": dataset.name,
+        asked.measure(mode, pruned, RuntimeScorer.open(bundle, mode=mode, threads=threads))
+    return {
+        "dataset": asked.dataset.name,
         "protocol": str(asked.split.protocol),
         "queries": len(asked.split.queries),
         "prune_weight": settings.prune_weight,
         "places": settings.places,
         "recall": asked.recall,
-        "built": opened.manifest.quality.get("rerank"),
+        "built": bundle.manifest.quality.get("rerank"),
         "environment": environment(),
     }
-    if record:
-        keep(f"reranked_{record}", result)
-    click.echo(json.dumps(result))
 
 
 @dataclass(frozen=True)
