@@ -139,7 +139,10 @@ def latency_plot(stages: Mapping[str, Sequence[float]], path: Path, title: str =
     matplotlib is not installed.
     """
     figure = new_figure(9, 3.4)
+    from matplotlib import colormaps
+
     bars, spread = figure.subplots(1, 2, width_ratios=(3, 2))
+    bars.set_prop_cycle(color=colormaps["tab20"](range(20)))  # there are more stages than 10
     left = 0.0
     for name, values in stages.items():
         if name != "total":
