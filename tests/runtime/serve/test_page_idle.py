@@ -83,6 +83,7 @@ def test_a_touch_keeps_the_visit(enter: Enter, garments: Path, size: str) -> Non
     expect(dialog).to_be_visible()
     shopper.touch("#idle-stay")
     expect(dialog).to_be_hidden()
+    page.wait_for_timeout(TICK_MS)  # what follows from the touch comes to the page in its own time
     at(shopper, 149)
     expect(dialog).to_be_hidden()
     assert shopper.order() == order  # the touch was for the dialog, and for nothing below it
